@@ -1,0 +1,1 @@
+"""Augmentation: small arrays drawn per position, then one kernel over the batch."""

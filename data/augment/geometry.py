@@ -1,0 +1,127 @@
+"""Geometric operations as 3x3 matrices that take a pixel of the output to where it comes from in the input.
+
+Coordinates are (x, y, 1) in pixels, (0, 0) the centre of the upper left one. Matrices multiply from the input to the
+output in the order in which a policy lists its operations, as Keras' `apply_affine_transform` composes them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import gin
+import numpy as np
+import tensorflow as tf
+
+from data.errors import UserError
+
+FITS = ("stretch", "cover", "contain")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One geometric operation of a policy.
+
+    Attributes:
+        name: keys its random numbers.
+        count: random numbers wanted per example.
+        matrix: (uniform [B, count] float64 in [0, 1), image size) -> [B, 3, 3] float64.
+    """
+
+    name: str
+    count: int
+    matrix: Callable[[tf.Tensor, int], tf.Tensor]
+
+
+def rows(*entries) -> tf.Tensor:
+    """[B, 3, 3] float64 from nine entries, each [B] or a number, row by row."""
+    batch = next(tf.shape(entry) for entry in entries if isinstance(entry, tf.Tensor))
+    columns = [tf.broadcast_to(tf.cast(entry, tf.float64), batch) for entry in entries]
+    return tf.reshape(tf.stack(columns, axis=-1), [-1, 3, 3])
+
+
+def about_centre(matrix: tf.Tensor, size: int) -> tf.Tensor:
+    """Makes a matrix act about the centre of a square image instead of its first pixel."""
+    centre = (size - 1) / 2
+    there = tf.constant([[1.0, 0.0, centre], [0.0, 1.0, centre], [0.0, 0.0, 1.0]], tf.float64)
+    back = tf.constant([[1.0, 0.0, -centre], [0.0, 1.0, -centre], [0.0, 0.0, 1.0]], tf.float64)
+    return there @ matrix @ back
+
+
+def _between(uniform: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    return low + uniform * (high - low)
+
+
+@gin.configurable
+def rotation(*, degrees: float) -> Operation:
+    """Turns by an angle out of [-degrees, degrees], the same for x and y."""
+
+    def matrix(uniform, size):
+        angle = _between(uniform[:, 0], -np.pi / 180 * degrees, np.pi / 180 * degrees)
+        cos, sin = tf.cos(angle), tf.sin(angle)
+        return about_centre(rows(cos, sin, 0.0, -sin, cos, 0.0, 0.0, 0.0, 1.0), size)
+
+    return Operation(name="rotation", count=1, matrix=matrix)
+
+
+@gin.configurable
+def shift(*, width: float = 0.0, height: float = 0.0) -> Operation:
+    """Moves by fractions of the image out of [-width, width] and [-height, height]."""
+
+    def matrix(uniform, size):
+        x = _between(uniform[:, 0], -width, width) * size
+        y = _between(uniform[:, 1], -height, height) * size
+        return rows(1.0, 0.0, x, 0.0, 1.0, y, 0.0, 0.0, 1.0)
+
+    return Operation(name="shift", count=2, matrix=matrix)
+
+
+@gin.configurable
+def zoom(*, low: float, high: float, joint: bool = False) -> Operation:
+    """Scales what is seen by factors out of [low, high]: below 1 enlarges. `joint` keeps the aspect."""
+    if not 0 < low <= high:
+        raise UserError(
+            f"zoom from {low} to {high}",
+            where="gin bindings zoom.low, zoom.high",
+            expected="0 < low <= high",
+            do="for example zoom.low = 0.9, zoom.high = 1.1",
+        )
+
+    def matrix(uniform, size):
+        x = _between(uniform[:, 0], low, high)
+        y = x if joint else _between(uniform[:, 1], low, high)
+        return about_centre(rows(x, 0.0, 0.0, 0.0, y, 0.0, 0.0, 0.0, 1.0), size)
+
+    return Operation(name="zoom", count=2, matrix=matrix)
+
+
+@gin.configurable
+def flip(*, horizontal: float = 0.5, vertical: float = 0.0) -> Operation:
+    """Mirrors with these probabilities."""
+
+    def matrix(uniform, size):
+        x = tf.where(uniform[:, 0] < horizontal, -1.0, 1.0)
+        y = tf.where(uniform[:, 1] < vertical, -1.0, 1.0)
+        return about_centre(rows(x, 0.0, 0.0, 0.0, y, 0.0, 0.0, 0.0, 1.0), size)
+
+    return Operation(name="flip", count=2, matrix=matrix)
+
+
+def fit(size: tf.Tensor, *, image_size: int, rule: str, crop: float) -> tf.Tensor:
+    """Matrices that lay canvases of any shape over a square output.
+
+    Args:
+        size: [B, 2] int32, height and width of the images in their canvases.
+        rule: `stretch` (both sides to the output), `cover` (centre square of the short side), `contain` (all of it).
+        crop: share of that square that is seen, in (0, 1].
+
+    Returns:
+        [B, 3, 3] float64; the centre of the output is the centre of the image.
+    """
+    height, width = tf.unstack(tf.cast(size, tf.float64), axis=-1)
+    if rule == "stretch":
+        seen_height, seen_width = height, width
+    else:
+        seen_height = seen_width = tf.minimum(height, width) if rule == "cover" else tf.maximum(height, width)
+    scale_x, scale_y = seen_width * crop / image_size, seen_height * crop / image_size
+    x = (width - 1) / 2 - scale_x * (image_size - 1) / 2
+    y = (height - 1) / 2 - scale_y * (image_size - 1) / 2
+    return rows(scale_x, 0.0, x, 0.0, scale_y, y, 0.0, 0.0, 1.0)

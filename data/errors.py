@@ -1,0 +1,31 @@
+"""The two ways a run ends badly that are not bugs. Everything else that escapes is a bug."""
+
+
+class UserError(Exception):
+    """What the user gave is wrong. Scripts print it without a traceback and exit with status 2.
+
+    Args:
+        found: what was found, with the offending value.
+        where: the flag, gin binding, file or image it was found in.
+        expected: what would have been accepted.
+        do: the next thing to type or change.
+    """
+
+    exit_status = 2
+
+    def __init__(self, found: str, *, where: str, expected: str, do: str):
+        super().__init__(found)
+        self.found, self.where, self.expected, self.do = found, where, expected, do
+
+    def __str__(self) -> str:
+        rows = (("where", self.where), ("expected", self.expected), ("do", self.do))
+        return "\n".join([self.found, *(f"  {name + ':':<10}{text}" for name, text in rows)])
+
+
+class RunFailure(UserError):
+    """The environment or the numerics gave out (disk full, out of memory, NaN): exit status 3.
+
+    `where` names the last good checkpoint, `do` how to go on from it.
+    """
+
+    exit_status = 3

@@ -1,0 +1,1 @@
+"""From a batch to better weights: devices, models, gradients, sessions, reports."""

@@ -1,0 +1,77 @@
+"""The data of a session: found, split, checked once, frozen."""
+
+import math
+
+import numpy as np
+
+from data import decode
+from data import examples as tables
+from data.errors import UserError
+from data.examples import Examples, Frozen
+from data.pipeline import View
+from trainer.recipe import Recipe
+from trainer.reports.console import Console
+from trainer.workdir import Workdir
+
+LISTED = 10
+
+
+def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: bool) -> Frozen:
+    """The frozen table of the session; on the first start the source's, with every file decoded once.
+
+    Raises:
+        UserError: no data, images that do not decode, or data that is not that of the session.
+    """
+    found = recipe.source()
+    if resuming:
+        return tables.restore(workdir.examples, found)
+    split = recipe.split(found)
+    if found.pixels is not None:
+        sizes = np.tile(np.int32(found.pixels.shape[1:3]), (len(found), 1))
+        return Frozen(found, split, sizes)
+    report = console.count("decoding", len(found))
+    sizes, bad = decode.inspect(found, short_side=short_side(recipe), report=report)
+    console.close()
+    if bad and recipe.bad_images == "refuse":
+        raise bad_images(found, bad)
+    for row, reason in bad.items():
+        console.say(f"left out {found.where(row)}: {reason}", style="yellow")
+    good = np.setdiff1d(np.arange(len(found)), np.array(list(bad), int))
+    kept = found.take(good)
+    for label in np.setdiff1d(np.arange(len(found.class_names)), kept.labels):
+        raise UserError(
+            f"no image of the class {found.class_names[label]} decodes",
+            where=str(found.root),
+            expected="at least one good image per class",
+            do="replace the images, or list the classes wanted in folder.class_names",
+        )
+    return Frozen(kept, split[good], sizes[good])
+
+
+def short_side(recipe: Recipe) -> int:
+    """Pixels that the short side of an image must have to fill the view without enlarging."""
+    return math.ceil(recipe.image_size / recipe.crop)
+
+
+def view(recipe: Recipe, frozen: Frozen) -> View:
+    """How the pipeline shows these canvases to the network."""
+    return View(
+        image_size=recipe.image_size,
+        fit=recipe.fit,
+        crop=recipe.crop,
+        colour=recipe.model.backbone.colour,
+        short_side=short_side(recipe),
+        capacity=int(frozen.sizes.astype(np.int64).prod(axis=1).max()),
+    )
+
+
+def bad_images(examples: Examples, bad: dict[int, str]) -> UserError:
+    """The error that names images which do not decode."""
+    listed = "; ".join(f"{examples.where(row)}: {reason}" for row, reason in list(bad.items())[:LISTED])
+    more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    return UserError(
+        f"{len(bad)} of {len(examples)} images do not decode: {listed}{more}",
+        where=str(examples.root),
+        expected="JPEG, PNG, BMP or GIF files that are whole",
+        do="replace or remove them, or start with --gin_param=\"train.bad_images = 'drop'\"",
+    )

@@ -1,0 +1,54 @@
+"""Exact evaluation of one table: each example counts once, whatever the batch, the tail and the replicas."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from data import pipeline
+from data.examples import Examples
+from data.pipeline import View
+from trainer import metrics
+from trainer.models.network import Network
+from trainer.recipe import Recipe
+from trainer.step import Rendering, evaluation_window
+
+# Batches between two looks at whether somebody wants the run to stop.
+WINDOW = 10
+
+
+class Evaluator:
+    """Evaluates a network as it stands; traced once for all tables."""
+
+    def __init__(self, recipe: Recipe, network: Network, view: View, *, strategy: tf.distribute.Strategy):
+        self._strategy, self._view = strategy, view
+        self._classes = network.model.output_shape[-1]
+        replicas = strategy.num_replicas_in_sync
+        self._batch = max(1, (recipe.evaluation_batch_size or recipe.batch_size) // replicas)
+        rendering = Rendering(image_size=recipe.image_size, samples=recipe.evaluation_samples, fill=recipe.fill)
+        self._window = evaluation_window(strategy=strategy, model=network.model, loss=recipe.loss, rendering=rendering)
+
+    def evaluate(
+        self,
+        examples: Examples,
+        *,
+        stopping: Callable[[], object] = lambda: None,
+        report: Callable[[int], None] = lambda done: None,
+    ) -> dict[str, np.ndarray] | None:
+        """Sums over the whole table, see `trainer.metrics`; None if `stopping` said so before the end."""
+        replicas = self._strategy.num_replicas_in_sync
+        batches = iter(
+            self._strategy.distribute_datasets_from_function(
+                lambda context: pipeline.evaluation_batches(
+                    examples, batch=self._batch, replicas=replicas, view=self._view
+                )
+            )
+        )
+        steps = pipeline.evaluation_elements(len(examples), batch=self._batch, replicas=replicas) // replicas
+        totals = metrics.zeros(self._classes)
+        for done in range(0, steps, WINDOW):
+            if stopping():
+                return None
+            totals = metrics.add(totals, self._window(batches, tf.constant(min(WINDOW, steps - done))))
+            report(min(len(examples), (done + WINDOW) * self._batch * replicas))
+        return totals

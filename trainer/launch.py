@@ -1,0 +1,236 @@
+"""Flags, gin and exit statuses, the same for every script: flags say where, gin says what."""
+
+import difflib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+# Set before TensorFlow is imported: its C++ log would tear the progress display.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import gin
+from absl import app, flags, logging
+from gin import config_parser
+
+from data.errors import UserError
+
+STANDARD_MACROS = (
+    "data_dir",
+    "image_size",
+    "batch_size",
+    "learning_rate",
+    "epochs",
+    "backbone",
+    "precision",
+    "seed",
+)
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def define_flags() -> None:
+    """Registers the flags that every script has."""
+    flags.DEFINE_string("workdir", None, "Folder of the session: everything it writes lies below it.")
+    flags.DEFINE_multi_string("gin_file", [], "Recipe; may be given several times, later ones win.")
+    flags.DEFINE_multi_string("gin_param", [], 'One gin binding, for example "epochs = 5"; beats every file.')
+    flags.DEFINE_string("devices", "auto", "auto, cpu, cpu:N (N logical CPUs), gpu, or gpu:0,1.")
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags, runs `main` and exits: 0 done, 2 wrong input, 3 run failed, 75 stopped early but saved."""
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            return flags.FLAGS(list(argv))
+        except flags.Error as error:
+            _print_error(
+                UserError(str(error), where="command line", expected="flags as --help lists them", do="--help")
+            )
+            sys.exit(UserError.exit_status)
+
+    def guarded(argv: Sequence[str]) -> int:
+        logging.set_verbosity(logging.WARNING)
+        try:
+            if len(argv) > 1:
+                raise UserError(
+                    f"arguments that belong to no flag: {' '.join(argv[1:])}",
+                    where="command line",
+                    expected="flags only",
+                    do='quote values with blanks: --gin_param="epochs = 5"',
+                )
+            return main() or 0
+        except UserError as error:
+            _print_error(error)
+            return error.exit_status
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _print_error(error: UserError) -> None:
+    sys.stdout.flush()
+    print(f"error: {UserError.__str__(error)}", file=sys.stderr, flush=True)
+
+
+def required(name: str) -> str:
+    """The value of a flag that must be given.
+
+    Raises:
+        UserError: it is missing.
+    """
+    value = getattr(flags.FLAGS, name)
+    if not value:
+        raise UserError(f"--{name} is missing", where="command line", expected=f"--{name}=...", do=f"add --{name}")
+    return value
+
+
+def parse_gin(files: Sequence[str], params: Sequence[str]) -> None:
+    """Reads recipes and single bindings, the latter last. Relative paths are also looked up in the project.
+
+    Raises:
+        UserError: no such file, a syntax error, an unknown name; with the nearest known one.
+    """
+    gin.clear_config()
+    gin.add_config_file_search_path(str(PROJECT))
+    try:
+        gin.parse_config_files_and_bindings(
+            list(files), list(params), finalize_config=False, print_includes_and_imports=False
+        )
+    except (OSError, SyntaxError, ValueError, KeyError, ImportError, TypeError, RuntimeError) as error:
+        raise _explained(error) from error
+
+
+def _explained(error: Exception) -> UserError:
+    text = str(error).strip()
+    where = "--gin_file or --gin_param"
+    at = re.search(r'In file "?([^\s",]+)"?, line (\d+)|in (bindings string|"[^"]*") ?line (\d+)', text)
+    if at:
+        where = " line ".join(part for part in at.groups() if part)
+    if isinstance(error, OSError):
+        return UserError(text, where="--gin_file", expected="a readable recipe", do="look into configs/")
+    parameter = re.search(r"[Cc]onfigurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
+    if parameter:
+        known = _parameters(parameter[1])
+        return _unknown(f"{parameter[1]} has no parameter {parameter[2]!r}", parameter[2], known, where)
+    selector = re.search(r"No configurable matching (?:reference )?'?@?([\w./]+)'?", text)
+    if selector:
+        known = [name for name, _ in gin.config._REGISTRY.items()]
+        short = [name.split(".")[-1] for name in known]
+        return _unknown(f"nothing is called {selector[1]!r}", selector[1].split(".")[-1].split("/")[-1], short, where)
+    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    return UserError(
+        f"the configuration cannot be read: {text if len(text) < 400 else first}",
+        where=where,
+        expected="lines like  name.parameter = value  with Python literals, %macros and @references",
+        do="correct the line; strings need quotes, also on the command line",
+    )
+
+
+def _parameters(selector: str) -> list[str]:
+    configurable = gin.config._REGISTRY.get_match(selector)
+    return list(inspect.signature(configurable.wrapped).parameters) if configurable else []
+
+
+def _unknown(found: str, name: str, known: Sequence[str], where: str) -> UserError:
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return UserError(
+        found,
+        where=where,
+        expected=f"one of {', '.join(sorted(set(known) - {'macro', 'constant', 'singleton'}))}",
+        do=f"did you mean {' or '.join(nearest)}?" if nearest else "look into configs/ for how it is written",
+    )
+
+
+def call(configurable: Callable):
+    """Calls a configurable whose arguments all come from gin.
+
+    Raises:
+        UserError: a binding is missing, or of the wrong type.
+    """
+    try:
+        return configurable()
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        text = str(error).strip()
+        macro = re.search(r"Required bindings for `macro` not provided.*?scope(?:d)?[^']*'([\w/]+)'", text, re.S)
+        found = f"the macro %{macro[1]} has no value" if macro else " ".join(text.split())
+        raise UserError(
+            found,
+            where="the recipe",
+            expected="every parameter bound to a value it can take",
+            do="bind it in a --gin_file or with --gin_param",
+        ) from error
+
+
+def check_consumed() -> None:
+    """Refuses bindings that nothing asked for. Call it when everything configurable has been called, before training.
+
+    Raises:
+        UserError: lists them, each with the nearest name that was asked for.
+    """
+    consumed = gin.config._OPERATIVE_CONFIG
+    idle = []
+    for (scope, selector), bindings in gin.config._CONFIG.items():
+        for parameter in bindings:
+            if selector == "gin.macro":
+                if (scope, selector) not in consumed and scope not in STANDARD_MACROS:
+                    nearest = difflib.get_close_matches(scope, [name for name, kind in consumed if kind == selector])
+                    hint = nearest or difflib.get_close_matches(scope, STANDARD_MACROS)
+                    idle.append(f"{scope}" + (f" (did you mean {hint[0]}?)" if hint else ""))
+            elif not any(
+                parameter in asked
+                and kind == selector
+                and (inner == scope or not scope or inner.startswith(f"{scope}/"))
+                for (inner, kind), asked in consumed.items()
+            ):
+                idle.append(f"{scope + '/' if scope else ''}{selector.split('.')[-1]}.{parameter}")
+    if idle:
+        raise UserError(
+            f"bindings that nothing uses: {', '.join(idle)}",
+            where="--gin_file or --gin_param",
+            expected="bindings of what this run is made of",
+            do="remove them, or refer to what they configure, for example train.policy = @policy()",
+        )
+
+
+def settings(config: str, *, where: str = "config.gin") -> dict[str, str]:
+    """The bindings of a gin text, `scope/name.parameter` or macro -> value as written.
+
+    Raises:
+        UserError: it is no gin text.
+    """
+
+    class Written(config_parser.ParserDelegate):
+        def configurable_reference(self, scoped_configurable_name, evaluate):
+            return _Literal(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
+
+        def macro(self, scoped_macro_name):
+            return _Literal(f"%{scoped_macro_name}")
+
+    found = {}
+    try:
+        for statement in config_parser.ConfigParser(config, Written()):
+            if isinstance(statement, config_parser.BindingStatement):
+                scope = f"{statement.scope}/" if statement.scope else ""
+                parameter = f".{statement.arg_name}" if statement.arg_name else ""
+                found[f"{scope}{statement.selector}{parameter}"] = repr(statement.value)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(
+            f"not readable as gin: {error}",
+            where=where,
+            expected="the operative configuration of the session",
+            do="put config.gin back from the newest config-STEP.gin, or start a new --workdir",
+        ) from error
+    return found
+
+
+class _Literal(str):
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Names of the settings that differ, sorted."""
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))

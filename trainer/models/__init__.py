@@ -1,0 +1,1 @@
+"""Backbones with their preprocessing and weights, heads, and what of them trains."""

@@ -1,0 +1,1 @@
+"""What turns global gradients into updates: optimizers, schedules, loss scaling."""

@@ -1,0 +1,114 @@
+"""Everything gin says of a run, as one value."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import gin
+import numpy as np
+
+from data import sources, splits
+from data.augment.geometry import FITS
+from data.augment.policy import Policy
+from data.durations import Duration
+from data.errors import UserError
+from data.examples import Examples
+from trainer.losses import Loss, cross_entropy
+from trainer.models.network import PRECISIONS, Architecture
+from trainer.optimization.optimizers import UpdateRule, adamw
+from trainer.optimization.stages import Stage
+
+
+@gin.configurable("train")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run. In gin its fields are `train.FIELD`.
+
+    Attributes:
+        source: function that returns the `Examples` table, for example `@folder`.
+        split: function (examples) -> [N] int8 index into train, validation, test.
+        model: `@model()`.
+        stages: `[@head/stage(), ...]`.
+        optimizer: `@adamw()`, `@adam()` or `@sgd()`.
+        policy: `@policy()`, what augments training images.
+        loss: `@cross_entropy()` or an own function (labels, logits) -> [B] float32.
+        batch_size: global, over all replicas.
+        evaluation_batch_size: likewise; batch_size when None.
+        image_size: side of what the network sees.
+        fit: `stretch`, `cover` or `contain`: how an image of another shape becomes a square.
+        crop: share of that square that is seen.
+        evaluation_samples: each pixel of an evaluation image is the mean of this number squared of points.
+        fill: what lies outside an image: its `nearest` pixel or a `constant` black.
+        precision: `float32`, `mixed_float16` or `mixed_bfloat16`.
+        seed: of weights, order, augmentation and dropout.
+        deterministic: same bits in every run on the same kind of machine, at some cost in speed.
+        clip_norm: bound on the global gradient norm; None: none.
+        window: steps of one call of the compiled loop; reports, checkpoints and stops happen between windows.
+        evaluate_every, checkpoint_every: a number and one of steps, epochs, examples; rounded to window ends.
+        keep_checkpoints: how many of the newest stay.
+        bad_images: `refuse` to start with images that do not decode, or `drop` them from the table, named.
+    """
+
+    source: Callable[[], Examples] = sources.digits
+    split: Callable[[Examples], np.ndarray] = splits.split_by_hash
+    model: Architecture
+    stages: Sequence[Stage]
+    optimizer: UpdateRule = dataclasses.field(default_factory=adamw)
+    policy: Policy = dataclasses.field(default_factory=Policy)
+    loss: Loss = dataclasses.field(default_factory=cross_entropy)
+    batch_size: int = 32
+    evaluation_batch_size: int | None = None
+    image_size: int = 224
+    fit: str = "cover"
+    crop: float = 1.0
+    evaluation_samples: int = 1
+    fill: str = "nearest"
+    precision: str = "float32"
+    seed: int = 0
+    deterministic: bool = False
+    clip_norm: float | None = None
+    window: int = 10
+    evaluate_every: Duration = (1, "epochs")
+    checkpoint_every: Duration = (1, "epochs")
+    keep_checkpoints: int = 3
+    bad_images: str = "refuse"
+
+    def __post_init__(self):
+        for name in ("batch_size", "image_size", "window", "keep_checkpoints", "evaluation_samples"):
+            _expect(name, getattr(self, name), _is_count(getattr(self, name)), "a whole number above 0")
+        _expect("seed", self.seed, isinstance(self.seed, int) and not isinstance(self.seed, bool), "a whole number")
+        evaluation = self.evaluation_batch_size
+        _expect("evaluation_batch_size", evaluation, evaluation is None or _is_count(evaluation), "None or above 0")
+        number = isinstance(self.crop, int | float) and 0 < self.crop <= 1
+        _expect("crop", self.crop, number, "a number above 0, at most 1")
+        clip = self.clip_norm
+        _expect("clip_norm", clip, clip is None or (isinstance(clip, int | float) and clip > 0), "None or above 0")
+        _expect("deterministic", self.deterministic, isinstance(self.deterministic, bool), "True or False")
+        for name, choices in (
+            ("precision", PRECISIONS),
+            ("fit", FITS),
+            ("fill", ("nearest", "constant")),
+            ("bad_images", ("refuse", "drop")),
+        ):
+            _expect(name, getattr(self, name), getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        _expect("source", self.source, callable(self.source), "a reference without (): @folder")
+        _expect("split", self.split, callable(self.split), "a reference without (): @split_by_hash")
+        _expect("loss", self.loss, callable(self.loss), "@cross_entropy()")
+        _expect("model", self.model, isinstance(self.model, Architecture), "@model()")
+        _expect("optimizer", self.optimizer, isinstance(self.optimizer, UpdateRule), "@adamw(), @adam() or @sgd()")
+        _expect("policy", self.policy, isinstance(self.policy, Policy), "@policy()")
+        listed = isinstance(self.stages, list | tuple) and all(isinstance(stage, Stage) for stage in self.stages)
+        _expect("stages", self.stages, listed, "a list like [@head/stage(), @blocks/stage()]")
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _expect(name: str, value, holds: bool, expected: str) -> None:
+    if not holds:
+        raise UserError(
+            f"train.{name} = {value!r}",
+            where=f"gin binding train.{name}",
+            expected=expected,
+            do=f"--gin_param='train.{name} = ...'",
+        )

@@ -1,0 +1,101 @@
+"""What a person sees while a run works: a live line in a terminal, timed plain lines elsewhere."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+PLAIN_SECONDS = 10.0
+# Weight of the newest step in the running mean of the loss.
+SMOOTHING = 0.05
+
+
+class Console:
+    """Prints a header, progress and results of one run."""
+
+    def __init__(self):
+        self._rich = RichConsole(highlight=False, soft_wrap=True)
+        self._live: Progress | None = None
+        self._said = 0.0
+        self._mean_loss: float | None = None
+        self._speed: float | None = None
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """One line, above the live one."""
+        (self._live.console if self._live else self._rich).print(text, style=style, markup=False)
+
+    def header(self, rows: Sequence[tuple[str, str]]) -> None:
+        """What will happen, as name and value."""
+        width = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            self._rich.print(f"[bold]{name:<{width}}[/bold]  ", end="")
+            self._rich.print(value, markup=False)
+
+    def count(self, title: str, total: int) -> Callable[[int], None]:
+        """A function that shows how many of `total` are done."""
+        return lambda done: self._progress(title, done, total, "", final=done == total)
+
+    def train(self, stage: str, event: dict, *, steps: int, batch: int) -> None:
+        """Progress after a window whose last step gave this `train` event."""
+        loss, speed = event["loss"], event["images_per_second"]
+        if math.isfinite(loss):
+            before = loss if self._mean_loss is None else self._mean_loss
+            self._mean_loss = before + SMOOTHING * (loss - before)
+        self._speed = speed if self._speed is None else (self._speed + speed) / 2
+        mean = "" if self._mean_loss is None else f" (mean {self._mean_loss:.3f})"
+        left = _clock((steps - event["step"]) * batch / self._speed)
+        text = (
+            f"epoch {event['epoch']:.2f}  loss {loss:.3f}{mean}  {self._speed:.0f} img/s  "
+            f"lr {event['learning_rate']:.1e}  wait {100 * event['data_wait']:.0f} %  left {left}"
+        )
+        self._progress(stage, event["step"], steps, text, final=event["step"] == steps)
+
+    def evaluated(self, event: dict) -> None:
+        """The figures of an `eval` event."""
+        self.say(
+            f"step {event['step']}: {event['split']} loss {event['loss']:.4f}, accuracy {event['accuracy']:.4f} "
+            f"on {event['examples']} examples"
+        )
+
+    def _progress(self, title: str, done: int, total: int, text: str, *, final: bool) -> None:
+        if self._rich.is_terminal:
+            if self._live is None:
+                columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), TextColumn("{task.fields[text]}"))
+                self._live = Progress(*columns, console=self._rich, transient=True)
+                self._task = self._live.add_task("", total=total, text="")
+                self._live.start()
+            self._live.update(self._task, description=f"{title} {done}/{total}", completed=done, total=total, text=text)
+        elif final or time.monotonic() - self._said > PLAIN_SECONDS:
+            self._said = time.monotonic()
+            self._rich.print(f"{title} {done}/{total}  {text}".rstrip(), markup=False)
+
+    def close(self) -> None:
+        """Takes the live line away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def results(self, summary: dict, workdir: Path) -> None:
+        """The footer: the table of `summary.json` and where everything is."""
+        self.close()
+        seconds, speed = _clock(summary["seconds"]), summary["images_per_second"]
+        title = f"{summary['steps']} steps, {summary['epochs']:.1f} epochs in {seconds}, {speed:.0f} images/s"
+        table = Table("split", "examples", "accuracy", "top-5", "loss", title=title, title_justify="left")
+        for split, figures in summary["final"].items():
+            shown = (f"{figures[name]:.4f}" for name in ("accuracy", "top5_accuracy", "loss"))
+            table.add_row(split, str(figures["examples"]), *shown)
+        self._rich.print(table)
+        best = summary["best"]
+        if best:
+            self.say(f"best {best['split']} {best['metric']}: {best['value']:.4f} at step {best['step']}")
+        self.say(f"workdir: {workdir}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,70 @@
+"""The header of a run, and `summary.json` at its end, both computed from what is recorded."""
+
+import math
+import statistics
+from pathlib import Path
+
+from data.examples import Frozen
+from trainer.optimization.stages import Plan
+from trainer.recipe import Recipe
+from trainer.reports.log import MetricsLog
+from trainer.state import TrainingState
+
+
+def header(
+    recipe: Recipe, state: TrainingState, plan: Plan, data: Frozen, *, environment: dict, workdir: Path, step: int
+) -> list[tuple[str, str]]:
+    """What will happen, as name and value."""
+    network, names = state.network, data.examples.class_names
+    counts = ", ".join(f"{len(part)} {name}" for name, part in data.parts().items())
+    rows = [
+        ("data", f"{data.examples.root or recipe.source.__name__}: {counts}"),
+        ("classes", f"{len(names)}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"),
+        (
+            "model",
+            f"{recipe.model.backbone.name} at {recipe.image_size} px, {network.model.count_params():,} parameters",
+        ),
+        ("weights", network.loaded.summary() if network.loaded else "random"),
+    ]
+    for planned in plan.stages:
+        chosen = state.trainable[planned.stage.name].names
+        size = sum(math.prod(network.variables[name].shape) for name in chosen)
+        trains = f"{', '.join(planned.stage.trains)} ({len(chosen)} variables, {size:,} parameters)"
+        rows.append((f"stage {planned.stage.name}", f"steps {planned.start} to {planned.stop}: trains {trains}"))
+    devices = f"{environment['replicas']} x {environment['device_kind']}"
+    rows.append(("devices", f"{devices}, {recipe.precision}, global batch {recipe.batch_size}"))
+    rows.append(("workdir", f"{workdir}{f', goes on at step {step}' if step else ''}"))
+    rows.extend(("note", note) for note in data.examples.notes)
+    return rows
+
+
+def make(log: MetricsLog, plan: Plan, *, deciding: str | None) -> dict:
+    """`summary.json` out of the events of a run that has ended.
+
+    Returns:
+        dict with steps, epochs, final {split: metrics}, best {split, metric, value, step} (empty without an
+        evaluation), images_per_second (median over the steps) and seconds (of training and evaluation).
+    """
+    evaluations = log.find("eval")
+    final = {
+        event["split"]: {name: event[name] for name in ("loss", "accuracy", "top5_accuracy", "examples")}
+        for event in evaluations
+        if event["step"] == plan.steps
+    }
+    # max keeps the first of equals, as training does.
+    best = max((event for event in evaluations if event["split"] == deciding), key=_accuracy, default=None)
+    speeds = [event["images_per_second"] for event in log.find("train")]
+    return {
+        "steps": plan.steps,
+        "epochs": plan.epoch(plan.steps),
+        "final": final,
+        "best": {}
+        if best is None
+        else {"split": deciding, "metric": "accuracy", "value": best["accuracy"], "step": best["step"]},
+        "images_per_second": statistics.median(speeds),
+        "seconds": sum(plan.batch / speed for speed in speeds) + sum(event["seconds"] for event in evaluations),
+    }
+
+
+def _accuracy(event: dict) -> float:
+    return event["accuracy"]

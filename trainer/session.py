@@ -1,0 +1,339 @@
+"""One run in one workdir: update, report, checkpoint, evaluate, stop."""
+
+import time
+from collections.abc import Sequence
+
+import gin
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data import decode, durations, order, pipeline
+from data import examples as tables
+from data.errors import RunFailure
+from trainer import data_setup, devices, launch, metrics
+from trainer.checkpoints import Checkpoints
+from trainer.evaluation import Evaluator
+from trainer.models import freeze
+from trainer.optimization.stages import Planned, plan
+from trainer.recipe import Recipe
+from trainer.reports import environment, summary
+from trainer.reports.console import Console
+from trainer.reports.log import MetricsLog
+from trainer.signals import StopRequest
+from trainer.state import TrainingState, check_batch
+from trainer.step import Rendering, train_window
+from trainer.workdir import Workdir, read_json, write_json, write_text
+
+STOPPED = 75
+
+
+class Session:
+    """Trains a recipe in a workdir, or goes on where the workdir stands.
+
+    Args:
+        recipe: what to do.
+        workdir: where; owned by this process from now on.
+        device_spec: as `--devices` gives it.
+        allow_change: settings that may differ from the last start.
+
+    Raises:
+        UserError: see its message; a session that was there is as it was.
+    """
+
+    def __init__(
+        self, recipe: Recipe, workdir: Workdir, *, device_spec: str = "auto", allow_change: Sequence[str] = ()
+    ):
+        self.recipe, self.workdir, self.console = recipe, workdir, Console()
+        workdir.own()
+        self.resuming = workdir.has_checkpoint()
+        self.data = data_setup.open_data(recipe, workdir, self.console, resuming=self.resuming)
+        self.parts = self.data.parts()
+        self.plan = plan(recipe.stages, examples=len(self.parts["train"]), batch=recipe.batch_size)
+        self.evaluate_steps, self.checkpoint_steps = (
+            max(1, durations.steps(every, examples=self.plan.examples, batch=self.plan.batch, where=where))
+            for every, where in (
+                (recipe.evaluate_every, "train.evaluate_every"),
+                (recipe.checkpoint_every, "train.checkpoint_every"),
+            )
+        )
+        launch.check_consumed()
+        self.config = gin.operative_config_str()
+        if self.resuming:
+            workdir.check_config(self.config, allow_change)
+        self.log = MetricsLog(workdir.metrics)
+        self._device_spec = device_spec
+
+    def run(self) -> int:
+        """Trains to the end, or until a signal.
+
+        Returns:
+            exit status: 0 done, 75 stopped early but saved.
+        """
+        if self.resuming and self.workdir.summary.exists() and self.log.find("stop", step=self.plan.steps):
+            self.console.say("This session is complete; there is nothing left to do.")
+            return self._show_results()
+        self._set_up()
+        self._restore()
+        self._record_start()
+        try:
+            while True:
+                self._at_boundary()
+                if self.stop.requested:
+                    return self._stop_early()
+                if self.step == self.plan.steps:
+                    return self._finish()
+                self._train_window()
+        finally:
+            self.console.close()
+
+    # -- before the first step ----------------------------------------------------------------------------------
+
+    def _set_up(self) -> None:
+        recipe = self.recipe
+        self.strategy = devices.set_up(self._device_spec)
+        self.stop = StopRequest()
+        check_batch(recipe.batch_size, self.strategy.num_replicas_in_sync)
+        if recipe.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        keras.utils.set_random_seed(recipe.seed)
+        self.view = data_setup.view(recipe, self.data)
+        classes = len(self.data.examples.class_names)
+        self.state = TrainingState(recipe, self.plan, strategy=self.strategy, classes=classes)
+        self.evaluator = Evaluator(recipe, self.state.network, self.view, strategy=self.strategy)
+        self.stage: Planned | None = None
+
+    def _restore(self) -> None:
+        self.checkpoints = Checkpoints(self.workdir.checkpoints, self.state.groups(), keep=self.recipe.keep_checkpoints)
+        restored, set_aside = self.checkpoints.restore_newest()
+        for sentence in set_aside:
+            self.console.say(sentence, style="yellow")
+        self.step = int(self.state.step.numpy())
+        # Without a checkpoint nothing has happened yet, whatever a start that was cut short has written.
+        self.log.cut(self.step if restored is not None else -1)
+        for event in self.log.find("eval", split=self._deciding_split()):
+            self._consider_best(event)
+        self.checkpoints.keep_best(int(self.state.best_step.numpy()))
+
+    def _record_start(self) -> None:
+        workdir, recipe = self.workdir, self.recipe
+        facts = environment.describe(
+            self.strategy,
+            project=launch.PROJECT,
+            precision=recipe.precision,
+            deterministic=recipe.deterministic,
+            seed=recipe.seed,
+            data_fingerprint=self.data.examples.fingerprint(),
+        )
+        if self.resuming:
+            for mismatch in environment.mismatches(read_json(workdir.environment), facts):
+                self.console.say(f"not bit for bit the same from here on: {mismatch}", style="yellow")
+        else:
+            tables.save(workdir.examples, self.data)
+        write_text(workdir.config, self.config)
+        write_text(workdir.path / f"config-{self.step}.gin", self.config)
+        write_json(workdir.classes, list(self.data.examples.class_names))
+        write_json(workdir.environment, facts)
+        workdir.summary.unlink(missing_ok=True)
+        self.log.append([{"event": "resume" if self.resuming else "start", "step": self.step, "time": time.time()}])
+        self.console.header(
+            summary.header(
+                recipe, self.state, self.plan, self.data, environment=facts, workdir=workdir.path, step=self.step
+            )
+        )
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def _train_window(self) -> None:
+        if self.stage is None or not self.stage.start <= self.step < self.stage.stop:
+            self._enter_stage()
+        first, last = self.step, self._window_end(self.step)
+        rates = np.zeros(self.recipe.window, np.float32)
+        rates[: last - first] = self.plan.learning_rates(first, last)
+        began = time.perf_counter()
+        try:
+            records = self.window(self.batches, tf.constant(rates), tf.constant(last - first))
+            records = {name: values.numpy()[: last - first] for name, values in records.items()}
+        except tf.errors.OpError as error:
+            raise self._window_failure(error, first, last) from error
+        seconds = time.perf_counter() - began
+        self.step = int(self.state.step.numpy())
+        if self.step != last:
+            raise RuntimeError(f"Received: step {self.step} after a window  Expected: {last}")
+        self._report(first, records | {"learning_rate": rates[: last - first]}, seconds)
+
+    def _enter_stage(self) -> None:
+        """Sets up what trains from here on: a new trace, and an input stream that starts at this step."""
+        recipe, state = self.recipe, self.state
+        self.stage = next(planned for planned in self.plan.stages if planned.start <= self.step < planned.stop)
+        trainable = state.trainable[self.stage.stage.name]
+        freeze.set_batchnorm(state.network, trainable)
+        self.window = train_window(
+            strategy=self.strategy,
+            model=state.network.model,
+            variables={name: state.network.variables[name] for name in trainable.names},
+            moving_statistics=freeze.moving_statistics(state.network, trainable),
+            optimizer=state.optimizer,
+            loss_scale=state.loss_scale,
+            step=state.step,
+            loss=recipe.loss,
+            clip_norm=recipe.clip_norm,
+            rendering=Rendering(image_size=recipe.image_size, fill=recipe.fill),
+            length=recipe.window,
+        )
+        self.batches = iter(
+            self.strategy.distribute_datasets_from_function(
+                lambda context: pipeline.train_batches(
+                    self.parts["train"],
+                    start=self.step * recipe.batch_size,
+                    batch=recipe.batch_size // self.strategy.num_replicas_in_sync,
+                    seed=recipe.seed,
+                    policy=recipe.policy,
+                    view=self.view,
+                )
+            )
+        )
+        if not self.log.find("stage", step=self.step):
+            self.log.append([{"event": "stage", "step": self.step, "stage": self.stage.stage.name}])
+
+    def _window_end(self, step: int) -> int:
+        """Windows end on multiples of their length and at the ends of stages."""
+        stop = next(planned.stop for planned in self.plan.stages if planned.start <= step < planned.stop)
+        return min((step // self.recipe.window + 1) * self.recipe.window, stop)
+
+    def _report(self, first: int, records: dict[str, np.ndarray], seconds: float) -> None:
+        steps, batch = len(records["loss"]), self.recipe.batch_size
+        speed = {"images_per_second": steps * batch / seconds, "data_wait": float(records["wait"].sum() / seconds)}
+        events = []
+        for index in range(steps):
+            step = first + index + 1
+            figures = {name: float(values[index]) for name, values in records.items()}
+            finite = bool(figures.pop("finite"))
+            figures.pop("wait")
+            events.append({"event": "train", "step": step, "epoch": self.plan.epoch(step), **figures, **speed})
+            if not finite:
+                shown = [first * batch + index * batch, first * batch + (index + 1) * batch]
+                events.append({"event": "skip", "step": step, "positions": shown, "loss_scale": figures["loss_scale"]})
+        self.log.append(events)
+        last = next(event for event in reversed(events) if event["event"] == "train")
+        self.console.train(self.stage.stage.name, last, steps=self.plan.steps, batch=batch)
+        skips = [event for event in events if event["event"] == "skip"]
+        for skip in skips:
+            self.console.say(
+                f"step {skip['step']} was not finite and changed nothing (loss scale {skip['loss_scale']:g})"
+            )
+            if not self.state.loss_scale.dynamic or skip["loss_scale"] <= 1:
+                raise self._not_finite(skip)
+
+    def _not_finite(self, skip: dict) -> RunFailure:
+        start, stop = skip["positions"]
+        _, rows = order.permute(
+            tf.range(start, stop, dtype=tf.int64), examples=self.plan.examples, seed=self.recipe.seed
+        )
+        shown = ", ".join(self.parts["train"].where(int(row)) for row in rows.numpy()[:4])
+        return RunFailure(
+            f"loss or gradients are NaN or infinite at step {skip['step']}, in the stage {self.stage.stage.name}",
+            where=f"positions {start} to {stop - 1} of the training stream: {shown}, ...; "
+            f"last good checkpoint: {self.checkpoints.newest_name()}",
+            expected="finite numbers",
+            do="lower the learning rate, set train.clip_norm, or look at those images; then start a new --workdir, "
+            "or go on here with --allow_change",
+        )
+
+    def _window_failure(self, error: tf.errors.OpError, first: int, last: int) -> Exception:
+        """What to make of an error of TensorFlow in the steps [first, last)."""
+        checkpoint = self.checkpoints.newest_name()
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            batch = self.recipe.batch_size
+            return RunFailure(
+                f"out of memory: {str(error).splitlines()[0]}",
+                where=f"step {first + 1}, global batch {batch}; last good checkpoint: {checkpoint}",
+                expected="a batch that fits the device",
+                do=f"in a new --workdir: --gin_param='batch_size = {max(1, batch // 2)}'",
+            )
+        if self.data.examples.pixels is None:
+            # The pipeline reads ahead of the step that failed.
+            ahead = tf.range(first * self.plan.batch, (last + self.recipe.window) * self.plan.batch, dtype=tf.int64)
+            _, rows = order.permute(ahead, examples=self.plan.examples, seed=self.recipe.seed)
+            part = self.parts["train"].take(np.unique(rows.numpy()))
+            _, bad = decode.inspect(part, short_side=self.view.short_side)
+            if bad:
+                return data_setup.bad_images(part, bad)
+        return error
+
+    # -- between windows ----------------------------------------------------------------------------------------
+
+    def _at_boundary(self) -> None:
+        """Evaluates and saves where it is time; what a stop has cut short is made up for at the next start."""
+        done = self.step == self.plan.steps
+        deciding = self._deciding_split()
+        splits = [name for name in self.parts if name != "train"] if done else [deciding]
+        improved = False
+        if done or self._is_time(self.evaluate_steps):
+            for split in splits:
+                if split is None or self.log.find("eval", step=self.step, split=split):
+                    continue
+                event = self._evaluate(split)
+                improved |= event is not None and split == deciding and self._consider_best(event)
+        stage_ends = any(self.step == planned.stop for planned in self.plan.stages)
+        time_to_save = self._is_time(self.checkpoint_steps) or stage_ends or improved or self.stop.requested
+        if self.step and time_to_save and self.checkpoints.newest() != self.step:
+            self._save()
+        if improved:
+            self.checkpoints.keep_best(self.step)
+
+    def _is_time(self, every: int) -> bool:
+        """Whether a multiple of `every` lies in the window that ends here."""
+        starts = [planned.start for planned in self.plan.stages if planned.start < self.step]
+        before = max([*starts, (self.step - 1) // self.recipe.window * self.recipe.window])
+        return self.step > 0 and self.step // every > before // every
+
+    def _save(self) -> None:
+        began = time.perf_counter()
+        self.checkpoints.save(self.step)
+        self.log.append([{"event": "checkpoint", "step": self.step, "seconds": time.perf_counter() - began}])
+
+    def _deciding_split(self) -> str | None:
+        """The split whose accuracy decides which checkpoint is best."""
+        return next((name for name in ("validation", "test") if name in self.parts), None)
+
+    def _evaluate(self, split: str) -> dict | None:
+        examples = self.parts[split]
+        began = time.perf_counter()
+        report = self.console.count(f"evaluating {split}", len(examples))
+        totals = self.evaluator.evaluate(examples, stopping=lambda: self.stop.requested, report=report)
+        if totals is None:
+            return None
+        event = {"event": "eval", "step": self.step, "split": split, **metrics.figures(totals)}
+        self.log.append([event | {"seconds": time.perf_counter() - began}])
+        self.console.evaluated(event)
+        return event
+
+    def _consider_best(self, event: dict) -> bool:
+        """Takes note of an evaluation; whether it is the best so far."""
+        if event["accuracy"] <= float(self.state.best_value.numpy()):
+            return False
+        self.state.best_value.assign(event["accuracy"])
+        self.state.best_step.assign(event["step"])
+        return True
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> int:
+        write_json(self.workdir.summary, summary.make(self.log, self.plan, deciding=self._deciding_split()))
+        self.log.append([{"event": "stop", "step": self.step, "reason": "done", "time": time.time()}])
+        return self._show_results()
+
+    def _show_results(self) -> int:
+        results = read_json(self.workdir.summary)
+        self.console.results(results, self.workdir.path)
+        return 0
+
+    def _stop_early(self) -> int:
+        self.log.append([{"event": "stop", "step": self.step, "reason": self.stop.requested, "time": time.time()}])
+        self.console.close()
+        self.console.say(
+            f"{self.stop.requested}: stopped at step {self.step} of {self.plan.steps}, saved. "
+            "The same command goes on from here."
+        )
+        return STOPPED

@@ -1,0 +1,69 @@
+"""Everything on the devices that shapes the future of a run."""
+
+import math
+
+import tensorflow as tf
+
+from data.errors import UserError
+from trainer.models import freeze
+from trainer.models.freeze import Trainable
+from trainer.optimization.loss_scale import LossScale
+from trainer.optimization.optimizers import Optimizer
+from trainer.optimization.stages import Plan
+from trainer.recipe import Recipe
+
+
+class TrainingState:
+    """Builds model, optimizer and counters in the strategy's scope, from the random seed in effect.
+
+    Attributes:
+        network: backbone, head and their variables by name.
+        trainable: what trains, by the name of the stage.
+        optimizer: update rules of every variable that trains in any stage.
+        loss_scale: of mixed_float16; constant 1 otherwise.
+        step: scalar int64, steps done.
+        best_value, best_step: of the evaluation that was best so far; -inf and -1 before the first.
+    """
+
+    def __init__(self, recipe: Recipe, plan: Plan, *, strategy: tf.distribute.Strategy, classes: int):
+        with strategy.scope():
+            self.network = recipe.model.build(image_size=recipe.image_size, classes=classes, precision=recipe.precision)
+            self.trainable = {planned.stage.name: self._choose(recipe, planned.stage) for planned in plan.stages}
+            ever = {name for trainable in self.trainable.values() for name in trainable.names}
+            trained = {name: variable for name, variable in self.network.variables.items() if name in ever}
+            self.optimizer = Optimizer(recipe.optimizer, trained)
+            self.loss_scale = LossScale(dynamic=recipe.precision == "mixed_float16")
+            shared = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
+            self.step = tf.Variable(0, dtype=tf.int64, **shared)
+            self.best_value = tf.Variable(-math.inf, dtype=tf.float64, **shared)
+            self.best_step = tf.Variable(-1, dtype=tf.int64, **shared)
+
+    def _choose(self, recipe: Recipe, stage) -> Trainable:
+        pretrained = recipe.model.pretrained is not None
+        return freeze.choose(
+            self.network,
+            recipe.model.backbone,
+            stage.trains,
+            batchnorm=stage.batchnorm or ("frozen" if pretrained else "train"),
+            where=f"gin binding {stage.name}/stage.trains",
+        )
+
+    def groups(self) -> dict[str, dict[str, tf.Variable]]:
+        """Every variable by group and name, as checkpoints keep them."""
+        return {
+            "model": self.network.values(),
+            "optimizer": self.optimizer.variables(),
+            "loss_scale": self.loss_scale.variables(),
+            "state": {"step": self.step, "best_value": self.best_value, "best_step": self.best_step},
+        }
+
+
+def check_batch(batch: int, replicas: int) -> None:
+    """Refuses a global batch that does not divide over the replicas."""
+    if batch % replicas:
+        raise UserError(
+            f"a global batch of {batch} does not divide over {replicas} replicas",
+            where="gin binding train.batch_size (batch_size), with --devices",
+            expected=f"a multiple of {replicas}",
+            do=f"--gin_param='batch_size = {math.ceil(batch / replicas) * replicas}', or other --devices",
+        )

@@ -1,0 +1,152 @@
+"""The `tf.function` train and evaluation steps."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from data.augment.apply import render
+from trainer import metrics
+from trainer.losses import Loss
+from trainer.optimization.loss_scale import LossScale
+from trainer.optimization.optimizers import Optimizer
+
+SUM, MEAN = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """How batches become the network's pixels on the training device: arguments of `data.augment.apply.render`."""
+
+    image_size: int
+    samples: int = 1
+    fill: str = "nearest"
+
+    def images(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """[B, S, S, 3] float32 of a batch as `data.pipeline` gives it."""
+        arrays = (batch[name] for name in ("canvas", "size", "geometry", "colour"))
+        return render(*arrays, image_size=self.image_size, samples=self.samples, fill=self.fill)
+
+
+def train_window(
+    *,
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    variables: dict[str, keras.Variable],
+    moving_statistics: Sequence[keras.Variable],
+    optimizer: Optimizer,
+    loss_scale: LossScale,
+    step: tf.Variable,
+    loss: Loss,
+    clip_norm: float | None,
+    rendering: Rendering,
+    length: int,
+) -> Callable:
+    """Traces, once, a window of up to `length` training steps.
+
+    Args:
+        variables: those that train, by name. No other is changed, but for moving statistics and random seeds.
+        moving_statistics: averaged over the replicas at the end of each window.
+        step: scalar int64, counts the steps done.
+        clip_norm: bound on the global norm of the unscaled global gradient.
+
+    Returns:
+        function (iterator of distributed batches, learning rates [length] float32, steps scalar int32) ->
+        dict of [length] arrays of which the first `steps` hold: loss (mean over the global weight, with
+        regularisers), accuracy, gradient_norm (before clipping), loss_scale (before the step), finite (1 or 0),
+        wait (seconds waited for the batch).
+    """
+    names = list(variables)
+    values = [variables[name].value for name in names]
+    statistics = [variable.value for variable in moving_statistics]
+
+    def gradients(batch, scale):
+        """In replica context: this replica's share of the batch -> the global gradient."""
+        replica = tf.distribute.get_replica_context()
+        images = rendering.images(batch)
+        weight = replica.all_reduce(SUM, tf.reduce_sum(batch["weight"]))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            logits = model(images, training=True)
+            shares = loss(batch["label"], logits) * batch["weight"] / weight
+            regulariser = tf.add_n([tf.cast(term, tf.float32) for term in model.losses] or [tf.constant(0.0)])
+            objective = tf.reduce_sum(shares) + regulariser / replica.num_replicas_in_sync
+            scaled = objective * scale
+        predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        correct = tf.reduce_sum(tf.where(predicted == batch["label"], batch["weight"], 0.0)) / weight
+        computed = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        reduced, objective, correct = replica.all_reduce(SUM, (computed, objective, correct))
+
+        unscaled = [gradient / scale for gradient in reduced]
+        norm = tf.linalg.global_norm(unscaled)
+        every = [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in unscaled]
+        finite = tf.reduce_all(tf.stack([*every, tf.math.is_finite(objective)]))
+        if clip_norm is not None:
+            unscaled, _ = tf.clip_by_global_norm(unscaled, clip_norm, use_norm=norm)
+        figures = {"loss": objective, "accuracy": correct, "gradient_norm": norm}
+        return unscaled, finite, figures
+
+    def one_step(batch, learning_rate):
+        scale = loss_scale.value.read_value()
+        global_gradients, finite, figures = strategy.run(gradients, args=(batch, scale))
+        finite = _first(strategy, finite)
+        if finite:
+            optimizer.apply(names, global_gradients, learning_rate)
+        loss_scale.update(finite)
+        step.assign_add(1)
+        figures = {name: _first(strategy, value) for name, value in figures.items()}
+        return figures | {"loss_scale": scale, "finite": tf.cast(finite, tf.float32)}
+
+    def average_statistics():
+        replica = tf.distribute.get_replica_context()
+        for statistic in statistics:
+            statistic.assign(replica.all_reduce(MEAN, tf.identity(statistic)))
+
+    def window(iterator, learning_rates, steps):
+        columns = ("loss", "accuracy", "gradient_norm", "loss_scale", "finite", "wait")
+        records = tf.TensorArray(tf.float32, size=length, element_shape=[len(columns)])
+        for index in tf.range(steps):
+            with tf.control_dependencies([step.read_value()]):
+                asked = tf.timestamp()
+            with tf.control_dependencies([asked]):
+                batch = next(iterator)
+            with tf.control_dependencies(tf.nest.flatten(strategy.experimental_local_results(batch))[:1]):
+                waited = tf.cast(tf.timestamp() - asked, tf.float32)
+            figures = one_step(batch, learning_rates[index]) | {"wait": waited}
+            records = records.write(index, tf.stack([figures[name] for name in columns]))
+        if statistics and strategy.num_replicas_in_sync > 1:
+            strategy.run(average_statistics)
+        return dict(zip(columns, tf.unstack(records.stack(), axis=1), strict=True))
+
+    return tf.function(window)
+
+
+def evaluation_window(
+    *, strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss, rendering: Rendering
+) -> Callable:
+    """Traces, once, a window of evaluation steps.
+
+    Returns:
+        function (iterator of distributed batches, steps scalar int32) -> sums of `trainer.metrics.batch_sums`.
+    """
+    classes = model.output_shape[-1]
+
+    def sums(batch):
+        logits = model(rendering.images(batch), training=False)
+        losses = loss(batch["label"], logits)
+        return metrics.batch_sums(batch["label"], batch["weight"], logits, losses)
+
+    def window(iterator, steps):
+        totals = {name: tf.constant(value) for name, value in metrics.zeros(classes).items()}
+        for _ in tf.range(steps):
+            batch_sums = strategy.run(sums, args=(next(iterator),))
+            totals = {name: totals[name] + strategy.reduce(SUM, batch_sums[name], axis=None) for name in totals}
+        return totals
+
+    return tf.function(window)
+
+
+def _first(strategy: tf.distribute.Strategy, value) -> tf.Tensor:
+    """The value on the first replica, where all are equal."""
+    return strategy.experimental_local_results(value)[0]

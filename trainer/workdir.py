@@ -1,0 +1,129 @@
+"""The folder of a session: its files, its one owner, and what may change between two starts."""
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.errors import UserError
+from trainer import launch
+
+# Settings that do not shape the weights.
+FREE = frozenset(
+    f"train.{name}"
+    for name in ("checkpoint_every", "evaluate_every", "keep_checkpoints", "evaluation_batch_size", "bad_images")
+) | {"data_dir", "folder.root"}
+
+
+class Workdir:
+    """Paths below one folder. Making it makes the folder.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+
+    def __init__(self, path: str):
+        self.path = Path(path).expanduser().absolute()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"the workdir {self.path} is not writable: {error.strerror}",
+                where="--workdir",
+                expected="a folder that this user can make and write",
+                do="choose another --workdir or correct the permissions",
+            ) from error
+        self.config = self.path / "config.gin"
+        self.classes = self.path / "classes.json"
+        self.environment = self.path / "environment.json"
+        self.examples = self.path / "examples.npz"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+
+    def own(self) -> None:
+        """Takes the workdir for this process until it ends, however it ends.
+
+        Raises:
+            UserError: another process has it.
+        """
+        self._lock = open(self.path / "lock", "a+")  # noqa: SIM115, held as long as the process lives
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            raise UserError(
+                f"another process works in this workdir: {self._lock.read().strip() or 'unknown'}",
+                where=str(self.path),
+                expected="one training per workdir",
+                do="wait for it or stop it, or choose another --workdir",
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
+        self._lock.flush()
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a session to go on with."""
+        return any(self.checkpoints.glob("ckpt-*.index"))
+
+    def check_config(self, config: str, allowed: Sequence[str]) -> None:
+        """Compares the operative configuration with the one the checkpoints were made with.
+
+        Args:
+            config: gin text of this start.
+            allowed: settings that may differ, as `--allow_change` names them.
+
+        Raises:
+            UserError: others differ; lists them with both values.
+        """
+        before = launch.settings(self.config.read_text(), where=str(self.config))
+        now = launch.settings(config)
+        differing = [name for name in launch.differences(before, now) if name not in FREE]
+        refused = [name for name in differing if name not in allowed]
+        if refused:
+            rows = "; ".join(f"{name}: {before.get(name, 'unset')} -> {now.get(name, 'unset')}" for name in refused)
+            raise UserError(
+                f"the configuration does not fit the checkpoints of this workdir: {rows}",
+                where=str(self.config),
+                expected="the settings that the session was started with",
+                do=f"undo the change, start a new --workdir, or allow it: --allow_change={','.join(refused)}",
+            )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON, whole or not at all; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Reads one of the session's JSON files.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"holds a {type(value).__name__}")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path.name} cannot be read: {error}",
+            where=str(path),
+            expected="the file as the session wrote it",
+            do="put it back from a copy, or start a new --workdir",
+        ) from error
+    return value
