@@ -35,8 +35,7 @@ fingerprint() {
 # bin/activate is the last file `python -m venv` writes and it names the folder it was made for: a venv that was killed
 # in the making has none, one that was moved or copied names another folder.
 is_whole() (
-    [[ -x $python && -f $venv/bin/activate ]] || exit 1
-    set +eu
+    set +u
     # shellcheck disable=SC1091
     source "$venv/bin/activate" && [[ $VIRTUAL_ENV -ef $venv ]]
 ) &>/dev/null

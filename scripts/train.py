@@ -20,10 +20,15 @@ def main() -> int:
     return session.run()
 
 
+def define_flags() -> None:
+    """Registers the flags of this script alone."""
+    flags.DEFINE_list("allow_change", [], "Settings that may differ from the last start, as the error names them.")
+
+
 def run() -> None:
     """Entry point of `onward-train`."""
     launch.define_flags()
-    flags.DEFINE_list("allow_change", [], "Settings that may differ from the last start, as the error names them.")
+    define_flags()
     launch.run(main)
 
 

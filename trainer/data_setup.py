@@ -24,7 +24,10 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
     """
     found = recipe.source()
     if resuming:
-        return tables.restore(workdir.examples, found)
+        frozen = tables.restore(workdir.examples, found)
+        # The split is the frozen one. The rule still takes its bindings, so that they are part of every config.
+        recipe.split(frozen.examples)
+        return frozen
     split = recipe.split(found)
     if found.pixels is not None:
         sizes = np.tile(np.int32(found.pixels.shape[1:3]), (len(found), 1))

@@ -111,6 +111,8 @@ class Session:
         self.step = int(self.state.step.numpy())
         # Without a checkpoint nothing has happened yet, whatever a start that was cut short has written.
         self.log.cut(self.step if restored is not None else -1)
+        if restored is not None and not self.log.find("checkpoint", step=restored):
+            self.log.append([{"event": "checkpoint", "step": restored, "seconds": None}])
         for event in self.log.find("eval", split=self._deciding_split()):
             self._consider_best(event)
         self.checkpoints.keep_best(int(self.state.best_step.numpy()))
@@ -180,6 +182,7 @@ class Session:
             clip_norm=recipe.clip_norm,
             rendering=Rendering(image_size=recipe.image_size, fill=recipe.fill),
             length=recipe.window,
+            deterministic=recipe.deterministic,
         )
         self.batches = iter(
             self.strategy.distribute_datasets_from_function(
@@ -193,7 +196,7 @@ class Session:
                 )
             )
         )
-        if not self.log.find("stage", step=self.step):
+        if self.step == self.stage.start and not self.log.find("stage", step=self.step):
             self.log.append([{"event": "stage", "step": self.step, "stage": self.stage.stage.name}])
 
     def _window_end(self, step: int) -> int:

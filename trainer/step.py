@@ -1,6 +1,7 @@
 """The `tf.function` train and evaluation steps."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 
 import keras
@@ -42,6 +43,7 @@ def train_window(
     clip_norm: float | None,
     rendering: Rendering,
     length: int,
+    deterministic: bool = False,
 ) -> Callable:
     """Traces, once, a window of up to `length` training steps.
 
@@ -50,6 +52,8 @@ def train_window(
         moving_statistics: averaged over the replicas at the end of each window.
         step: scalar int64, counts the steps done.
         clip_norm: bound on the global norm of the unscaled global gradient.
+        deterministic: TensorFlow's op determinism is on. It refuses `tf.timestamp`; Python's clock, which is slower,
+            takes its place.
 
     Returns:
         function (iterator of distributed batches, learning rates [length] float32, steps scalar int32) ->
@@ -59,6 +63,7 @@ def train_window(
     """
     names = list(variables)
     values = [variables[name].value for name in names]
+    clock = (lambda: tf.numpy_function(time.time, [], tf.float64)) if deterministic else tf.timestamp
     statistics = [variable.value for variable in moving_statistics]
 
     def gradients(batch, scale):
@@ -108,11 +113,11 @@ def train_window(
         records = tf.TensorArray(tf.float32, size=length, element_shape=[len(columns)])
         for index in tf.range(steps):
             with tf.control_dependencies([step.read_value()]):
-                asked = tf.timestamp()
+                asked = clock()
             with tf.control_dependencies([asked]):
                 batch = next(iterator)
             with tf.control_dependencies(tf.nest.flatten(strategy.experimental_local_results(batch))[:1]):
-                waited = tf.cast(tf.timestamp() - asked, tf.float32)
+                waited = tf.cast(clock() - asked, tf.float32)
             figures = one_step(batch, learning_rates[index]) | {"wait": waited}
             records = records.write(index, tf.stack([figures[name] for name in columns]))
         if statistics and strategy.num_replicas_in_sync > 1:

@@ -24,7 +24,7 @@ class Workdir:
     """
 
     def __init__(self, path: str):
-        self.path = Path(path).expanduser().absolute()
+        self._name_files(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
@@ -37,6 +37,9 @@ class Workdir:
                 expected="a folder that this user can make and write",
                 do="choose another --workdir or correct the permissions",
             ) from error
+
+    def _name_files(self, path: str) -> None:
+        self.path = Path(path).expanduser().absolute()
         self.config = self.path / "config.gin"
         self.classes = self.path / "classes.json"
         self.environment = self.path / "environment.json"
@@ -44,6 +47,24 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
+
+    @classmethod
+    def existing(cls, path: str) -> "Workdir":
+        """The workdir of a session that has been trained, to be read only.
+
+        Raises:
+            UserError: there is no session in it.
+        """
+        workdir = cls.__new__(cls)
+        workdir._name_files(path)
+        if not workdir.config.exists():
+            raise UserError(
+                f"there is no session in {workdir.path}",
+                where="--workdir",
+                expected="a folder that scripts/train.py has worked in, with a config.gin",
+                do="correct the path, or train first",
+            )
+        return workdir
 
     def own(self) -> None:
         """Takes the workdir for this process until it ends, however it ends.

@@ -254,6 +254,7 @@ def _weights_of_archive(path: Path) -> io.BytesIO:
 
 
 def _content(file: h5py.File, path: Path) -> _Content:
+    """What the file holds, once it is sure to stand alone: every link in it a plain one, every number inside."""
     content = _Content({"": file}, {})
     addresses = {h5py.h5o.get_info(file.id).addr}
     pending = [("", file)]

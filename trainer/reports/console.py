@@ -5,13 +5,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 PLAIN_SECONDS = 10.0
+PLAIN_WIDTH = 120
 # Weight of the newest step in the running mean of the loss.
 SMOOTHING = 0.05
+# Classes up to which a confusion matrix fits a terminal.
+WIDEST = 12
 
 
 class Console:
@@ -19,6 +23,8 @@ class Console:
 
     def __init__(self):
         self._rich = RichConsole(highlight=False, soft_wrap=True)
+        if not self._rich.is_terminal:
+            self._rich.width = PLAIN_WIDTH
         self._live: Progress | None = None
         self._said = 0.0
         self._mean_loss: float | None = None
@@ -78,6 +84,25 @@ class Console:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def evaluation(
+        self, title: str, figures: dict[str, float | int], confusion: np.ndarray, names: Sequence[str]
+    ) -> None:
+        """Figures of one evaluation, per-class recall and precision, and the confusion matrix where it fits."""
+        self.say(
+            f"{title}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "examples")
+        )
+        table = Table("class", "examples", "recall", "precision", title="per class", title_justify="left")
+        for row, name in enumerate(names):
+            right, count, predicted = confusion[row, row], confusion[row].sum(), confusion[:, row].sum()
+            shares = (f"{right / total:.4f}" if total else "-" for total in (count, predicted))
+            table.add_row(name, str(count), *shares)
+        self._rich.print(table)
+        if len(names) <= WIDEST:
+            table = Table("true \\ predicted", *names, title="confusion matrix", title_justify="left")
+            for name, counts in zip(names, confusion, strict=True):
+                table.add_row(name, *map(str, counts))
+            self._rich.print(table)
 
     def results(self, summary: dict, workdir: Path) -> None:
         """The footer: the table of `summary.json` and where everything is."""

@@ -224,14 +224,10 @@ class TestATorchFile:
         with pytest.raises(UserError, match=r"asks for os\.getcwd"):
             read_torch_state(path)
 
-    def test_cannot_change_the_reader_for_the_next_file(self, tmp_path):
+    def test_that_wants_to_change_the_reader_is_refused_on_the_spot(self, tmp_path):
         overwrite = REBUILD + b"(N" + opcodes({"__call__": "gone"}) + b"tb"
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=r"AttributeError: .*_RebuildTensor"):
             read_torch_state(torch_file(tmp_path / "evil.pth", {"weight": overwrite}, {}))
-        good = {"weight": tensor(storage("0", 2), (2,), (1,))}
-        numbers = np.array([1, 2], "<f4")
-        state = read_torch_state(torch_file(tmp_path / "good.pth", good, {"0": numbers}))
-        np.testing.assert_array_equal(state["weight"], numbers)
 
     @pytest.mark.parametrize(
         ("size", "stride", "offset"),
