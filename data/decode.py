@@ -70,7 +70,7 @@ def _other(encoded: tf.Tensor, short_side: int) -> tf.Tensor:
 
 
 def _shrink(pixels: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Mean over squares of factor x factor pixels (cut at the right and lower edge), rounded."""
+    """Mean over what each pixel of the smaller image covers: factor x factor pixels where it divides both sides."""
 
     def mean() -> tf.Tensor:
         shape = tf.shape(pixels)

@@ -33,6 +33,6 @@ def steps(duration: Duration, *, examples: int, batch: int, where: str) -> int:
             expected="a number and one of steps, epochs, examples",
             do="for example (3, 'epochs') or '500 steps'",
         ) from None
-    per_step = {"steps": 1.0, "epochs": batch / examples, "examples": batch}[unit]
-    # Without the tolerance 3 epochs of 100 examples at batch 10 could come out as 31 steps.
-    return math.ceil(amount / per_step - 1e-9)
+    exact = amount * {"steps": batch, "epochs": examples, "examples": 1}[unit] / batch
+    # Without the tolerance 0.07 epochs of 100 examples at batch 7 come out as 2 steps.
+    return math.ceil(exact * (1 - 1e-12))

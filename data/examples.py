@@ -166,7 +166,7 @@ def restore(path: Path, found: Examples) -> Frozen:
         class_names = tuple(str(name) for name in columns["class_names"])
         labels, weights, stated_split = columns["labels"], columns["weights"], columns["stated_split"]
         whole = all(column.shape == names.shape for column in (labels, weights, stated_split, split, sizes[:, 0]))
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise _damaged(path, str(error)) from error
     if not whole:
         raise _damaged(path, "its columns differ in length")
@@ -184,7 +184,7 @@ def restore(path: Path, found: Examples) -> Frozen:
             expected=f"{len(names)} examples of the classes {', '.join(class_names)}",
             do="put the files back, or start a new --workdir",
         )
-    if found.pixels is not None and len(found) != len(names):
+    if found.pixels is not None and not np.array_equal(rows, np.arange(len(found))):
         found = found.take(rows)
     restored = dataclasses.replace(
         found, names=names, labels=labels, weights=weights, stated_split=stated_split, class_names=class_names

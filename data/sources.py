@@ -122,22 +122,25 @@ def folder(
         if len(names) == before:
             raise UserError(
                 f"class folder without images: {class_name}",
-                where=os.path.join(root, class_name),
+                where=os.path.join(root, "*" if split_level else "", class_name),
                 expected=f"at least one of {', '.join('*' + suffix for suffix in IMAGE_SUFFIXES)}",
                 do="put images into it, remove the folder, or list the classes wanted in folder.class_names",
             )
     notes = []
     if ignored:
         notes.append(f"{len(ignored)} files in {root} are no images by their names and left out, first: {ignored[0]}")
+    loose = [path for part, _ in parts for path in _loose_images(root, part)]
+    if loose:
+        notes.append(f"{len(loose)} images in {root} lie beside the class folders and are left out, first: {loose[0]}")
     return Examples.of(
         names=names, labels=np.array(labels), class_names=wanted, root=root, stated_split=np.array(stated), notes=notes
     )
 
 
-def natural(name: str) -> list:
+def natural(name: str) -> tuple[list, str]:
     """Sort key that puts `class9` before `class10`."""
     parts = re.split(r"(\d+)", name)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)] + [name]
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
 def _check_classes(root: str, wanted: list[str], found: list[str]) -> None:
@@ -148,6 +151,14 @@ def _check_classes(root: str, wanted: list[str], found: list[str]) -> None:
             where=f"folder.class_names, in {root}",
             expected=f"names out of {', '.join(found) or '(no folders)'}",
             do="correct folder.class_names or the folders",
+        )
+    twice = sorted({name for name in wanted if wanted.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"classes named more than once: {', '.join(twice)}",
+            where="folder.class_names",
+            expected="each class once",
+            do="correct folder.class_names",
         )
     if len(wanted) < 2:
         raise UserError(
@@ -169,6 +180,14 @@ def _subfolders(root: str, *, where: str) -> list[str]:
             expected="a readable folder with one folder of images per class",
             do="correct the path, or the permissions",
         ) from error
+
+
+def _loose_images(root: str, part: str) -> list[str]:
+    names = sorted(os.listdir(os.path.join(root, part)), key=natural)
+    paths = [os.path.join(part, name) for name in names if not name.startswith(".")]
+    return [
+        path for path in paths if path.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(os.path.join(root, path))
+    ]
 
 
 def _is_folder(root: str, entry: os.DirEntry) -> bool:

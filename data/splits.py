@@ -37,7 +37,8 @@ def split_by_hash(examples: Examples, *, validation: float = 0.1, test: float = 
 def split_per_class(examples: Examples, *, validation: float = 0.0, test: float = 0.2, seed: int = 0) -> np.ndarray:
     """Cuts exactly per class: the lowest hashes of each class are test, the next validation.
 
-    A file that is added moves at most one other at each boundary.
+    What the source states is kept, and the shares are those of what is left. A file that is added moves at most one
+    other at each boundary.
 
     Returns:
         [N] int8, indexes into `data.examples.SPLITS`.
@@ -47,11 +48,12 @@ def split_per_class(examples: Examples, *, validation: float = 0.0, test: float 
     is_test = np.zeros(len(examples), bool)
     is_validation = np.zeros(len(examples), bool)
     for label in range(len(examples.class_names)):
-        rows = np.flatnonzero(examples.labels == label)
+        rows = np.flatnonzero((examples.labels == label) & (examples.stated_split <= TRAIN))
         rows = rows[np.argsort(hashes[rows], kind="stable")]
-        tests, validations = round(test * len(rows)), round(validation * len(rows))
+        # Rounded one by one, both could grow at once and move two examples over the second boundary.
+        tests, held_out = round(test * len(rows)), round((test + validation) * len(rows))
         is_test[rows[:tests]] = True
-        is_validation[rows[tests : tests + validations]] = True
+        is_validation[rows[tests:held_out]] = True
     return _cut(examples, is_test, is_validation)
 
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by scripts/quickstart and scripts/test. After `set_up [EXTRA]`, $python runs the project from $root/.venv;
-# where that cannot be had, the shell ends with status 3 and says what to do. Works in bash 3.2 (macOS) and later.
+# where that cannot be had, the shell ends with status 3 and says what to do. Keeps to what bash 3.2 (macOS) knows.
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv

@@ -18,7 +18,7 @@ from keras.src.utils.naming import to_snake_case
 
 from data.errors import UserError
 
-_HEAD = r"^(fc|predictions|head)\b"
+_HEAD = r"^(fc\d*|predictions|conv_preds|logits|classifier|head(_\w+)?)\b"
 _DAMAGE = (OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
 _ARCHIVE_MEMBER = "model.weights.h5"
 _ARCHIVE_EXPANSION = 100

@@ -1,0 +1,261 @@
+"""A position of the stream gives the same canvas, label and drawn numbers, however it is reached."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from data import decode, order, pipeline, sources
+from data.augment import geometry
+from data.augment.policy import Policy
+from data.examples import Examples
+from trainer import devices
+
+HEIGHT, WIDTH, SEED = 10, 12, 5
+POLICY = Policy(
+    (
+        geometry.rotation(degrees=30),
+        geometry.shift(width=0.2, height=0.1),
+        geometry.zoom(low=0.8, high=1.3),
+        geometry.flip(),
+    )
+)
+VIEW = pipeline.View(
+    image_size=8,
+    fit="cover",
+    crop=0.9,
+    colour=np.eye(3, 4, dtype=np.float32),
+    short_side=9,
+    capacity=HEIGHT * WIDTH,
+)
+
+
+def in_memory(count: int) -> Examples:
+    examples = sources.synthetic(examples=count, classes=2, height=HEIGHT, width=WIDTH)
+    return dataclasses.replace(examples, weights=np.arange(1, count + 1, dtype=np.float32) / 2)
+
+
+def as_files(examples: Examples, root) -> Examples:
+    """The same pixels as PNG files; the same rows."""
+    for name, pixels in zip(examples.names.tolist(), examples.pixels, strict=True):
+        path = root / name.decode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, "PNG")
+    return dataclasses.replace(examples, pixels=None, root=str(root))
+
+
+def joined(batches: Iterable[dict]) -> dict[str, np.ndarray]:
+    """The columns of some batches, one below the other."""
+    batches = list(batches)
+    return {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
+
+
+def training(examples: Examples, *, start: int = 0, batch: int, count: int, **changes) -> dict[str, np.ndarray]:
+    arguments = {"seed": SEED, "policy": POLICY, "view": VIEW} | changes
+    stream = pipeline.train_batches(examples, start=start, batch=batch, **arguments)
+    return joined(stream.take(count // batch))
+
+
+def evaluation(examples: Examples, *, batch: int, replicas: int = 1, start: int = 0) -> dict[str, np.ndarray]:
+    return joined(pipeline.evaluation_batches(examples, batch=batch, replicas=replicas, view=VIEW, start=start))
+
+
+def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].dtype == right[name].dtype
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def memory() -> Examples:
+    return in_memory(23)
+
+
+@pytest.fixture(scope="module")
+def files(memory, tmp_path_factory) -> Examples:
+    return as_files(memory, tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def stream(memory) -> dict[str, np.ndarray]:
+    """The first 96 positions, four epochs and a bit, in batches of 16."""
+    return training(memory, batch=16, count=96)
+
+
+class TestTraining:
+    def test_columns_have_the_shapes_and_types_that_are_promised(self, memory):
+        (batch,) = pipeline.train_batches(memory, start=0, batch=4, seed=SEED, policy=POLICY, view=VIEW).take(1)
+        found = {name: (tuple(column.shape), column.dtype.name) for name, column in batch.items()}
+        assert found == {
+            "canvas": ((4, HEIGHT * WIDTH * 3), "uint8"),
+            "size": ((4, 2), "int32"),
+            "geometry": ((4, 3, 3), "float32"),
+            "colour": ((4, 3, 4), "float32"),
+            "label": ((4,), "int32"),
+            "weight": ((4,), "float32"),
+            "position": ((4,), "int64"),
+            "example": ((4,), "int64"),
+        }
+
+    def test_each_position_shows_the_example_that_the_order_names(self, memory, stream):
+        np.testing.assert_array_equal(stream["position"], np.arange(96))
+        _, rows = order.permute(tf.range(96, dtype=tf.int64), examples=23, seed=SEED)
+        np.testing.assert_array_equal(stream["example"], rows.numpy())
+        np.testing.assert_array_equal(stream["canvas"], memory.pixels.reshape(23, -1)[rows.numpy()])
+        np.testing.assert_array_equal(stream["label"], memory.labels[rows.numpy()])
+        np.testing.assert_array_equal(stream["weight"], memory.weights[rows.numpy()])
+        np.testing.assert_array_equal(stream["size"], [[HEIGHT, WIDTH]] * 96)
+        np.testing.assert_array_equal(stream["colour"], np.broadcast_to(VIEW.colour, (96, 3, 4)))
+
+    def test_the_geometry_is_the_fit_times_what_the_policy_drew(self, stream):
+        drawn = POLICY.matrices(tf.range(96, dtype=tf.int64), seed=SEED, image_size=8).numpy()
+        fitted = geometry.fit(tf.constant(stream["size"]), image_size=8, rule="cover", crop=0.9).numpy()
+        # One rounding to float32, and that of the product in float64 which is far below it.
+        np.testing.assert_allclose(stream["geometry"], fitted @ drawn, rtol=2.0**-23, atol=1e-12)
+        assert len(np.unique(stream["geometry"], axis=0)) == 96
+
+    def test_without_a_policy_only_the_fit_is_left(self, memory):
+        plain = training(memory, batch=4, count=8, policy=Policy())
+        fitted = geometry.fit(tf.constant(plain["size"]), image_size=8, rule="cover", crop=0.9)
+        np.testing.assert_array_equal(plain["geometry"], tf.cast(fitted, tf.float32).numpy())
+
+    @pytest.mark.parametrize("batch", [1, 3, 4, 8, 32])
+    def test_any_batch_size_gives_the_same_positions_the_same_bits(self, memory, stream, batch: int):
+        assert_same(training(memory, batch=batch, count=96), stream)
+
+    @pytest.mark.parametrize("start", [4, 20, 44, 92])
+    def test_any_start_gives_the_same_positions_the_same_bits(self, memory, stream, start: int):
+        part = training(memory, start=start, batch=4, count=96 - start)
+        assert_same(part, {name: column[start:] for name, column in stream.items()})
+
+    def test_a_far_start_costs_no_skipping_and_is_the_same_stream(self, memory):
+        far = 4 * 10**15
+        part = training(memory, start=far, batch=4, count=8)
+        np.testing.assert_array_equal(part["position"], far + np.arange(8))
+        assert_same(part, training(memory, start=far, batch=8, count=8))
+
+    @pytest.mark.parametrize("replicas", [1, 2, 4])
+    @pytest.mark.parametrize("kind", ["memory", "files"])
+    def test_any_number_of_replicas_gives_the_same_positions_the_same_bits(
+        self, request, stream, replicas: int, kind: str
+    ):
+        strategy = devices.set_up(f"cpu:{replicas}")
+        examples = request.getfixturevalue(kind)
+        start = 16
+        batches = iter(
+            strategy.distribute_datasets_from_function(
+                lambda context: pipeline.train_batches(
+                    examples, start=start, batch=16 // replicas, seed=SEED, policy=POLICY, view=VIEW
+                )
+            )
+        )
+        shares = []
+        for _ in range(5):
+            batch = next(batches)
+            for replica in range(replicas):
+                local = {name: strategy.experimental_local_results(column)[replica] for name, column in batch.items()}
+                assert local["label"].shape == (16 // replicas,)
+                shares.append(local)
+        assert_same(joined(shares), {name: column[start:] for name, column in stream.items()})
+
+    @pytest.mark.parametrize("batch", [4, 16])
+    def test_files_and_arrays_of_the_same_pixels_give_the_same_bits(self, files, stream, batch: int):
+        assert_same(training(files, batch=batch, count=96), stream)
+
+    def test_the_same_stream_twice(self, files):
+        assert_same(training(files, batch=8, count=48), training(files, batch=8, count=48))
+
+    def test_another_seed_gives_another_order_and_other_draws(self, memory, stream):
+        other = training(memory, batch=16, count=96, seed=SEED + 1)
+        assert (other["example"] != stream["example"]).any()
+        assert (np.abs(other["geometry"] - stream["geometry"]).max(axis=(1, 2)) > 0).all()
+
+    @pytest.mark.parametrize("count", [1, 2, 5])
+    def test_a_batch_larger_than_the_set_still_shows_each_example_once_an_epoch(self, count: int):
+        found = training(in_memory(count), batch=16, count=48)
+        assert len(found["example"]) == 48
+        for epoch in range(48 // count):
+            shown = found["example"][epoch * count : (epoch + 1) * count]
+            np.testing.assert_array_equal(np.sort(shown), np.arange(count))
+
+    def test_files_of_different_sizes_share_one_canvas_length(self, photos):
+        root = photos({"cat/a.png": (9, 9), "cat/b.png": (12, 10), "dog/c.png": (9, 13), "dog/d.png": (40, 60)})
+        examples = sources.folder(root=str(root))
+        sizes, bad = decode.inspect(examples, short_side=9)
+        assert not bad
+        view = dataclasses.replace(VIEW, capacity=int(sizes.prod(axis=1).max()))
+        found = training(examples, batch=4, count=4, view=view)
+        np.testing.assert_array_equal(found["size"], sizes[found["example"]])
+        for row, size in enumerate(found["size"]):
+            assert not found["canvas"][row, size.prod() * 3 :].any()
+            assert found["canvas"][row, : size.prod() * 3].any()
+
+    def test_a_file_that_broke_since_stops_the_stream_and_is_not_skipped(self, memory, tmp_path):
+        examples = as_files(memory, tmp_path)
+        (tmp_path / memory.names[7].decode()).write_bytes(b"not an image")
+        rows = training(memory, batch=1, count=23)["example"]
+        broken = rows.tolist().index(7)
+        batches = iter(pipeline.train_batches(examples, start=0, batch=1, seed=SEED, policy=POLICY, view=VIEW))
+        for position in range(broken):
+            assert next(batches)["position"].numpy() == [position]
+        with pytest.raises(tf.errors.OpError):
+            next(batches)
+
+
+class TestEvaluation:
+    @settings(max_examples=25, deadline=None)
+    @given(count=st.integers(1, 40), batch=st.integers(1, 16), replicas=st.sampled_from([1, 2, 3, 4]))
+    @example(count=16, batch=4, replicas=4)
+    @example(count=17, batch=4, replicas=4)
+    @example(count=3, batch=16, replicas=2)
+    def test_each_example_counts_exactly_once(self, count: int, batch: int, replicas: int):
+        examples = in_memory(count)
+        elements = list(pipeline.evaluation_batches(examples, batch=batch, replicas=replicas, view=VIEW))
+        assert len(elements) == pipeline.evaluation_elements(count, batch=batch, replicas=replicas)
+        assert len(elements) % replicas == 0 and (len(elements) - replicas) * batch < count <= len(elements) * batch
+        assert all(element["label"].shape == (batch,) for element in elements)
+        found = joined(elements)
+        np.testing.assert_array_equal(found["position"], np.arange(len(elements) * batch))
+        real = found["position"] < count
+        np.testing.assert_array_equal(found["example"][real], np.arange(count))
+        np.testing.assert_array_equal(found["weight"][real], examples.weights)
+        np.testing.assert_array_equal(found["weight"][~real], 0)
+        np.testing.assert_array_equal(found["label"][real], examples.labels)
+        np.testing.assert_array_equal(found["canvas"][real], examples.pixels.reshape(count, -1))
+
+    @pytest.mark.parametrize("replicas", [1, 2, 4])
+    def test_replicas_share_the_examples_between_them(self, memory, replicas: int):
+        strategy = devices.set_up(f"cpu:{replicas}")
+        batches = strategy.distribute_datasets_from_function(
+            lambda context: pipeline.evaluation_batches(memory, batch=4, replicas=replicas, view=VIEW)
+        )
+        shares = []
+        for batch in batches:
+            for replica in range(replicas):
+                shares.append(
+                    {name: strategy.experimental_local_results(column)[replica] for name, column in batch.items()}
+                )
+        assert len(shares) == pipeline.evaluation_elements(23, batch=4, replicas=replicas)
+        found = joined(shares)
+        np.testing.assert_array_equal(np.sort(found["example"][found["weight"] > 0]), np.arange(23))
+        assert found["weight"].sum() == memory.weights.sum()
+
+    def test_nothing_is_augmented(self, memory):
+        found = evaluation(memory, batch=8)
+        fitted = geometry.fit(tf.constant([[HEIGHT, WIDTH]]), image_size=8, rule="cover", crop=0.9)
+        np.testing.assert_array_equal(
+            found["geometry"], np.broadcast_to(tf.cast(fitted, tf.float32).numpy(), (len(found["label"]), 3, 3))
+        )
+
+    def test_files_and_arrays_of_the_same_pixels_give_the_same_bits(self, memory, files):
+        assert_same(evaluation(files, batch=8), evaluation(memory, batch=8))
+
+    def test_it_can_start_at_a_later_element(self, memory):
+        whole, rest = evaluation(memory, batch=4, replicas=2), evaluation(memory, batch=4, replicas=2, start=4)
+        assert_same(rest, {name: column[16:] for name, column in whole.items()})

@@ -1,0 +1,244 @@
+"""The training step: equal on 1, 2 and 4 replicas, skipped as one when a gradient is not finite."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data import pipeline, sources
+from data.augment import geometry
+from data.augment.colour import normalisation
+from data.augment.policy import Policy
+from trainer import devices, metrics
+from trainer.losses import cross_entropy
+from trainer.optimization import optimizers
+from trainer.optimization.loss_scale import LossScale
+from trainer.optimization.optimizers import Optimizer
+from trainer.step import Rendering, evaluation_window, train_window
+
+SIZE, CLASSES, BATCH = 16, 4, 16
+EXAMPLES = sources.synthetic(examples=50, height=SIZE, width=SIZE, classes=CLASSES)
+
+
+@dataclasses.dataclass
+class Setup:
+    strategy: tf.distribute.Strategy
+    model: keras.Model
+    variables: dict
+    optimizer: Optimizer
+    loss_scale: LossScale
+    step: tf.Variable
+    window: object
+    batches: object
+
+    def train(self, steps, *, learning_rate=0.05):
+        rates = np.full(20, learning_rate, np.float32)
+        records = self.window(self.batches, tf.constant(rates), tf.constant(steps))
+        return {name: values.numpy()[:steps] for name, values in records.items()}
+
+    def weights(self):
+        return {name: variable.numpy() for name, variable in self.variables.items()}
+
+
+def small_model(*, regularised=False):
+    """Convolutions without normalisation and dropout: what replicas must agree on."""
+    l2 = keras.regularizers.L2(1e-3) if regularised else None
+    return keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 3)),
+            keras.layers.Conv2D(8, 3, strides=2, activation="tanh", kernel_regularizer=l2, name="first"),
+            keras.layers.Conv2D(8, 3, strides=2, activation="tanh", name="second"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(CLASSES, dtype="float32", name="logits"),
+        ],
+        name="small",
+    )
+
+
+def set_up(
+    replicas, *, rule=None, precision="float32", clip_norm=0.5, loss=None, examples=EXAMPLES, make_model=small_model,
+    trains=lambda name: True, patience=2000,
+):  # fmt: skip
+    strategy = devices.set_up(f"cpu:{replicas}")
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        keras.config.set_dtype_policy(precision)
+        try:
+            model = make_model()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        variables = {v.path: v for v in model.trainable_variables if trains(v.path)}
+        optimizer = Optimizer(rule or optimizers.sgd(), variables)
+        loss_scale = LossScale(dynamic=precision == "mixed_float16", patience=patience)
+        step = tf.Variable(0, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, trainable=False)
+    window = train_window(
+        strategy=strategy, model=model, variables=variables, moving_statistics=[], optimizer=optimizer,
+        loss_scale=loss_scale, step=step, loss=loss or cross_entropy(), clip_norm=clip_norm,
+        rendering=Rendering(image_size=SIZE), length=20,
+    )  # fmt: skip
+    batches = iter(
+        strategy.distribute_datasets_from_function(
+            lambda context: pipeline.train_batches(
+                examples, start=0, batch=BATCH // replicas, seed=5,
+                policy=Policy((geometry.rotation(degrees=20), geometry.flip())), view=VIEW,
+            )
+        )
+    )  # fmt: skip
+    return Setup(strategy, model, variables, optimizer, loss_scale, step, window, batches)
+
+
+VIEW = pipeline.View(
+    image_size=SIZE, fit="stretch", crop=1.0, colour=normalisation(mean=127.5, scale=127.5), short_side=SIZE,
+    capacity=SIZE * SIZE,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [optimizers.sgd(weight_decay=1e-2), optimizers.adamw()], ids=["sgd", "adamw"])
+def test_1_2_and_4_replicas_end_with_the_same_weights(rule):
+    runs = {}
+    for replicas in (1, 2, 4):
+        setup = set_up(replicas, rule=rule, make_model=lambda: small_model(regularised=True))
+        # Adam divides by the root of a second moment that starts at 0: small rates keep rounding small.
+        records = setup.train(20, learning_rate=1e-3)
+        runs[replicas] = setup.weights(), records
+        assert (records["gradient_norm"] > 0.5).any(), "clipping by global norm must be active"
+    for replicas in (2, 4):
+        for name, expected in runs[1][0].items():
+            # 20 steps, each of which may differ by the rounding of a float32 sum (2**-23 of the update's size: at most
+            # the learning rate, times a condition of 100 for the quotient of Adam's moments).
+            np.testing.assert_allclose(
+                runs[replicas][0][name], expected, rtol=0, atol=20 * 1e-3 * 2**-23 * 100 + 2**-22
+            )
+        np.testing.assert_allclose(runs[replicas][1]["loss"], runs[1][1]["loss"], rtol=2**-18)
+
+
+def test_gradients_are_those_of_the_weighted_mean_over_the_global_batch():
+    weights = np.linspace(0, 2, len(EXAMPLES)).astype(np.float32)
+    weighted = dataclasses.replace(EXAMPLES, weights=weights)
+    results = {}
+    for replicas in (1, 2):
+        setup = set_up(replicas, examples=weighted, rule=optimizers.sgd(momentum=0.0), clip_norm=None)
+        before = setup.weights()
+        setup.train(1, learning_rate=1.0)
+        results[replicas] = {name: before[name] - after for name, after in setup.weights().items()}
+
+    reference = set_up(1)
+    policy = Policy((geometry.rotation(degrees=20), geometry.flip()))
+    batch = next(iter(pipeline.train_batches(weighted, start=0, batch=BATCH, seed=5, policy=policy, view=VIEW)))
+    with tf.GradientTape() as tape:
+        logits = reference.model(Rendering(image_size=SIZE).images(batch))
+        losses = keras.losses.sparse_categorical_crossentropy(batch["label"], logits, from_logits=True)
+        loss = tf.reduce_sum(losses * batch["weight"]) / tf.reduce_sum(batch["weight"])
+    gradients = tape.gradient(loss, [variable.value for variable in reference.variables.values()])
+    for name, gradient in zip(reference.variables, gradients, strict=True):
+        for replicas in (1, 2):
+            # Sums of at most BATCH * 49 positions of float32 products of size below 1.
+            np.testing.assert_allclose(results[replicas][name], gradient, rtol=1e-4, atol=BATCH * 49 * 2**-23)
+
+
+def test_an_infinity_on_one_replica_is_skipped_on_both_halves_the_scale_and_training_goes_on():
+    infinite = EXAMPLES.weights.copy()
+    infinite[order_of(1)[BATCH // 2]] = np.inf  # seen in step 1 by the second replica alone
+    poisoned = dataclasses.replace(EXAMPLES, weights=infinite)
+    setup = set_up(2, precision="mixed_float16", examples=poisoned)
+    before, scale = setup.weights(), float(setup.loss_scale.value.numpy())
+    setup.train(1)
+    for name, variable in setup.variables.items():
+        for replica_value in setup.strategy.experimental_local_results(variable.value):
+            np.testing.assert_array_equal(replica_value.numpy(), before[name])
+    assert float(setup.loss_scale.value.numpy()) == scale / 2
+    assert int(setup.step.numpy()) == 1
+    assert all(int(v.numpy()) == 0 for n, v in setup.optimizer.variables().items() if n.endswith("/updates"))
+
+    records = setup.train(1)
+    assert records["finite"][0] == 1
+    for name, variable in setup.variables.items():
+        first, second = (v.numpy() for v in setup.strategy.experimental_local_results(variable.value))
+        np.testing.assert_array_equal(first, second)
+        assert np.isfinite(first).all()
+        assert (first != before[name]).any()
+
+
+def order_of(step):
+    from data import order
+
+    positions = tf.range((step - 1) * BATCH, step * BATCH, dtype=tf.int64)
+    return order.permute(positions, examples=len(EXAMPLES), seed=5)[1].numpy()
+
+
+def test_an_overflow_of_the_scaled_loss_is_found_and_the_scale_settles_where_training_works():
+    setup = set_up(2, precision="mixed_float16")
+    setup.loss_scale.value.assign(2.0**30)
+    records = setup.train(20)
+    assert records["finite"][0] == 0
+    settled = np.flatnonzero(records["finite"])[0]
+    np.testing.assert_array_equal(records["loss_scale"][: settled + 1], 2.0 ** (30 - np.arange(settled + 1)))
+    assert records["finite"][settled:].all()
+
+
+def test_the_scale_doubles_after_enough_finite_steps_and_never_falls_below_one():
+    setup = set_up(1, precision="mixed_float16", patience=3)
+    setup.loss_scale.value.assign(4.0)
+    np.testing.assert_array_equal(setup.train(7)["loss_scale"], [4, 4, 4, 8, 8, 8, 16])
+    setup.loss_scale.value.assign(1.0)
+    setup.loss_scale.update(tf.constant(False))
+    assert float(setup.loss_scale.value.numpy()) == 1.0
+
+
+def test_variables_that_do_not_train_keep_every_bit():
+    setup = set_up(2, trains=lambda name: name.startswith("small/logits"))
+    frozen = {v.path: v.numpy() for v in setup.model.variables if not v.path.startswith("small/logits")}
+    setup.train(5)
+    for variable in setup.model.variables:
+        if variable.path in frozen:
+            np.testing.assert_array_equal(variable.numpy(), frozen[variable.path])
+        else:
+            assert variable.path.startswith("small/logits")
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_computes_in_half_and_keeps_weights_logits_and_loss_in_float32(precision):
+    setup = set_up(1, precision=precision)
+    assert setup.model.layers[0].compute_dtype == precision.removeprefix("mixed_")
+    assert {variable.dtype for variable in setup.variables.values()} == {"float32"}
+    assert setup.model(np.zeros((1, SIZE, SIZE, 3), np.float32)).dtype == tf.float32
+    losses = setup.train(20)["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_windows_of_any_length_give_the_same_bits_and_one_trace():
+    whole, pieces = set_up(1), set_up(1)
+    whole.train(10)
+    for length in (1, 3, 4, 2):
+        pieces.train(length)
+    for name, value in whole.weights().items():
+        np.testing.assert_array_equal(pieces.weights()[name], value)
+    assert pieces.window.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+@pytest.mark.parametrize("examples", [1, 7, 50])
+def test_evaluation_counts_each_example_once(replicas, examples):
+    setup = set_up(replicas)
+    part = EXAMPLES.take(np.arange(examples))
+    evaluate = evaluation_window(
+        strategy=setup.strategy, model=setup.model, loss=cross_entropy(), rendering=Rendering(image_size=SIZE)
+    )
+    batch = 4
+    batches = iter(
+        setup.strategy.distribute_datasets_from_function(
+            lambda context: pipeline.evaluation_batches(part, batch=batch, replicas=replicas, view=VIEW)
+        )
+    )
+    steps = pipeline.evaluation_elements(examples, batch=batch, replicas=replicas) // replicas
+    totals = metrics.add(metrics.zeros(CLASSES), evaluate(batches, tf.constant(steps)))
+    logits = setup.model(part.pixels.astype(np.float32) / 127.5 - 1).numpy()
+    predicted = logits.argmax(axis=1)
+    expected = np.zeros((CLASSES, CLASSES), np.int64)
+    np.add.at(expected, (part.labels, predicted), 1)
+    np.testing.assert_array_equal(totals["confusion"], expected)
+    figures = metrics.figures(totals)
+    assert figures["examples"] == examples
+    assert figures["accuracy"] == pytest.approx((predicted == part.labels).mean(), abs=1e-12)
