@@ -49,7 +49,7 @@ def train_batches(
     """
 
     def choose(element):
-        positions = (element + 0) * batch + 1 + tf.range(batch, dtype=tf.int64)
+        positions = element * batch + tf.range(batch, dtype=tf.int64)
         _, rows = order.permute(positions, examples=len(examples), seed=seed)
         drawn = policy.matrices(positions, seed=seed, image_size=view.image_size)
         return {"position": positions, "example": rows, "geometry": drawn}

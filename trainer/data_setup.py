@@ -1,10 +1,12 @@
 """The data of a session: found, split, checked once, frozen."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
+import tensorflow as tf
 
-from data import decode
+from data import decode, pipeline
 from data import examples as tables
 from data.errors import UserError
 from data.examples import Examples, Frozen
@@ -66,6 +68,21 @@ def view(recipe: Recipe, frozen: Frozen) -> View:
         short_side=short_side(recipe),
         capacity=int(frozen.sizes.astype(np.int64).prod(axis=1).max()),
     )
+
+
+def stream(recipe: Recipe, examples: Examples, view: View, *, strategy: tf.distribute.Strategy, step: int) -> Iterator:
+    """The training batches of every replica from a step on."""
+    dataset = strategy.distribute_datasets_from_function(
+        lambda context: pipeline.train_batches(
+            examples,
+            start=step * recipe.batch_size,
+            batch=recipe.batch_size // strategy.num_replicas_in_sync,
+            seed=recipe.seed,
+            policy=recipe.policy,
+            view=view,
+        )
+    )
+    return iter(dataset)
 
 
 def bad_images(examples: Examples, bad: dict[int, str]) -> UserError:

@@ -8,13 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data import decode, durations, order, pipeline
+from data import decode, durations, order
 from data import examples as tables
 from data.errors import RunFailure
 from trainer import data_setup, devices, launch, metrics
 from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluator
-from trainer.models import freeze
 from trainer.optimization.stages import Planned, plan
 from trainer.recipe import Recipe
 from trainer.reports import environment, summary
@@ -22,7 +21,6 @@ from trainer.reports.console import Console
 from trainer.reports.log import MetricsLog
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, check_batch
-from trainer.step import Rendering, train_window
 from trainer.workdir import Workdir, read_json, write_json, write_text
 
 STOPPED = 75
@@ -168,34 +166,8 @@ class Session:
         """Sets up what trains from here on: a new trace, and an input stream that starts at this step."""
         recipe, state = self.recipe, self.state
         self.stage = next(planned for planned in self.plan.stages if planned.start <= self.step < planned.stop)
-        trainable = state.trainable[self.stage.stage.name]
-        freeze.set_batchnorm(state.network, trainable)
-        self.window = train_window(
-            strategy=self.strategy,
-            model=state.network.model,
-            variables={name: state.network.variables[name] for name in trainable.names},
-            moving_statistics=freeze.moving_statistics(state.network, trainable),
-            optimizer=state.optimizer,
-            loss_scale=state.loss_scale,
-            step=state.step,
-            loss=recipe.loss,
-            clip_norm=recipe.clip_norm,
-            rendering=Rendering(image_size=recipe.image_size, fill=recipe.fill),
-            length=recipe.window,
-            deterministic=recipe.deterministic,
-        )
-        self.batches = iter(
-            self.strategy.distribute_datasets_from_function(
-                lambda context: pipeline.train_batches(
-                    self.parts["train"],
-                    start=self.step * recipe.batch_size,
-                    batch=recipe.batch_size // self.strategy.num_replicas_in_sync,
-                    seed=recipe.seed,
-                    policy=recipe.policy,
-                    view=self.view,
-                )
-            )
-        )
+        self.window = state.window(recipe, self.stage.stage.name, strategy=self.strategy)
+        self.batches = data_setup.stream(recipe, self.parts["train"], self.view, strategy=self.strategy, step=self.step)
         if self.step == self.stage.start and not self.log.find("stage", step=self.step):
             self.log.append([{"event": "stage", "step": self.step, "stage": self.stage.stage.name}])
 

@@ -1,6 +1,7 @@
 """Everything on the devices that shapes the future of a run."""
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -11,6 +12,7 @@ from trainer.optimization.loss_scale import LossScale
 from trainer.optimization.optimizers import Optimizer
 from trainer.optimization.stages import Plan
 from trainer.recipe import Recipe
+from trainer.step import Rendering, train_window
 
 
 class TrainingState:
@@ -46,6 +48,25 @@ class TrainingState:
             stage.trains,
             batchnorm=stage.batchnorm or ("frozen" if pretrained else "train"),
             where=f"gin binding {stage.name}/stage.trains",
+        )
+
+    def window(self, recipe: Recipe, stage: str, *, strategy: tf.distribute.Strategy) -> Callable:
+        """The compiled loop of a stage, see `trainer.step.train_window`; a new trace."""
+        trainable = self.trainable[stage]
+        freeze.set_batchnorm(self.network, trainable)
+        return train_window(
+            strategy=strategy,
+            model=self.network.model,
+            variables={name: self.network.variables[name] for name in trainable.names},
+            moving_statistics=freeze.moving_statistics(self.network, trainable),
+            optimizer=self.optimizer,
+            loss_scale=self.loss_scale,
+            step=self.step,
+            loss=recipe.loss,
+            clip_norm=recipe.clip_norm,
+            rendering=Rendering(image_size=recipe.image_size, fill=recipe.fill),
+            length=recipe.window,
+            deterministic=recipe.deterministic,
         )
 
     def groups(self) -> dict[str, dict[str, tf.Variable]]:

@@ -132,6 +132,17 @@ class TestShrinking:
         assert np.abs(pixels - expected[..., None]).max() <= 1
 
     @pytest.mark.parametrize("factor", [2, 4, 8])
+    def test_a_jpeg_is_shrunk_inside_its_transform_as_pillow_drafts_it(self, factor: int):
+        pixels = RANDOM.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+        content = encoded(pixels, "JPEG", quality=90, subsampling=0)
+        draft = Image.open(io.BytesIO(content))
+        draft.draft("RGB", (128 // factor, 96 // factor))
+        expected = np.asarray(draft).astype(int)
+        assert expected.shape == (96 // factor, 128 // factor, 3)
+        # As above. At factor 2 the mean of the decoded noise would be further away than that.
+        assert np.abs(decoded(content, short_side=96 // factor) - expected).max() <= 3
+
+    @pytest.mark.parametrize("factor", [2, 4, 8])
     def test_a_shrunk_png_is_the_rounded_mean_of_squares(self, factor: int):
         # Sums of whole numbers and a division by a power of two are exact in float32.
         pixels = RANDOM.integers(0, 256, (16 * factor, 18 * factor, 3), dtype=np.uint8)

@@ -104,6 +104,14 @@ class Console:
                 table.add_row(name, *map(str, counts))
             self._rich.print(table)
 
+    def benchmark(self, title: str, rows: Sequence[dict]) -> None:
+        """The rows of `trainer.benchmark.compare`."""
+        table = Table("", "images/s, median", "onward is", "over the rounds", title=title, title_justify="left")
+        for row in rows:
+            spread = f"{row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}"
+            table.add_row(row["name"], f"{row['images_per_second']:.1f}", f"{row['ratio']:.2f} x", spread)
+        self._rich.print(table)
+
     def results(self, summary: dict, workdir: Path) -> None:
         """The footer: the table of `summary.json` and where everything is."""
         self.close()
