@@ -1,0 +1,77 @@
+"""The commands as a user starts them, in shortened form."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+TRASHNET = PROJECT.parent / "shared" / "data" / "trashnet"
+
+
+def start(script, *arguments, timeout=600):
+    command = [sys.executable, str(PROJECT / "scripts" / script), *arguments]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+
+def test_a_run_that_is_killed_in_every_phase_ends_in_the_same_bits(tmp_path):
+    recipe = f"--gin_file={PROJECT / 'configs' / 'proof.gin'}"
+    proved = start("prove_resume.py", f"--workdir={tmp_path}", recipe, "--kills=4", "--devices=cpu")
+    assert proved.returncode == 0, proved.stdout + proved.stderr
+    assert "1 in start-up, 1 in training, 1 in evaluation, 1 in saving" in proved.stdout
+    assert "variables of ckpt-" in proved.stdout and "equal bit for bit" in proved.stdout
+
+
+def test_the_proof_notices_a_run_of_other_weights(tmp_path):
+    from scripts import prove_resume
+
+    recipe = f"--gin_file={PROJECT / 'configs' / 'proof.gin'}"
+    short = ["--gin_param=epochs = 1", "--devices=cpu"]
+    for name, seed in (("straight", 7), ("interrupted", 8)):
+        workdir = tmp_path / name
+        trained = start("train.py", f"--workdir={workdir}", recipe, *short, f"--gin_param=seed = {seed}")
+        assert trained.returncode == 0, trained.stderr
+    difference = prove_resume._first_difference(tmp_path / "straight", tmp_path / "interrupted")
+    assert difference is not None and "in " in difference
+
+
+def test_the_quickstart_trains_lite0_on_digits_and_evaluates_a_checkpoint_of_it(tmp_path):
+    workdir = f"--workdir={tmp_path / 'digits'}"
+    recipe = f"--gin_file={PROJECT / 'configs' / 'quickstart.gin'}"
+    short = ["--gin_param=epochs = 0.1", "--gin_param=head/stage.length = (3, 'steps')", "--devices=cpu"]
+    trained = start("train.py", workdir, recipe, *short)
+    assert trained.returncode == 0, trained.stderr
+    summary = json.loads((tmp_path / "digits" / "summary.json").read_text())
+    assert summary["final"]["test"]["examples"] == 1000
+    again = start("train.py", workdir, recipe, *short)
+    assert again.returncode == 0 and "complete" in again.stdout
+
+    output = tmp_path / "test.json"
+    evaluated = start(
+        "evaluate.py", workdir, "--split=test", "--checkpoint=last", f"--output={output}", "--devices=cpu:2"
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    figures = json.loads(output.read_text())
+    assert figures["accuracy"] == summary["final"]["test"]["accuracy"]
+    assert figures["examples"] == sum(map(sum, figures["confusion"])) == 1000
+
+
+@pytest.mark.skipif(not TRASHNET.is_dir(), reason=f"the photos are not at {TRASHNET}")
+def test_a_folder_of_photos_trains_a_new_head(tmp_path):
+    trained = start(
+        "train.py",
+        f"--workdir={tmp_path}",
+        f"--gin_file={PROJECT / 'configs' / 'extend.gin'}",
+        f"--gin_param=data_dir = {str(TRASHNET)!r}",
+        "--gin_param=head/stage.length = (10, 'steps')",
+        "--gin_param=image_size = 64",
+        "--gin_param=cosine.warmup = (2, 'steps')",
+    )
+    assert trained.returncode == 0, trained.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    # The largest of the six classes has .235.
+    assert summary["final"]["test"]["accuracy"] > 0.3
