@@ -63,10 +63,28 @@ def _jpeg(encoded: tf.Tensor, short_side: int) -> tf.Tensor:
 
 
 def _other(encoded: tf.Tensor, short_side: int) -> tf.Tensor:
-    pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    with tf.control_dependencies([_refuse_palette(encoded)]):
+        pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     pixels.set_shape([None, None, 3])
     shape = tf.shape(pixels)
     return _shrink(pixels, shrink_factor(shape[0], shape[1], short_side=short_side))
+
+
+def _refuse_palette(encoded: tf.Tensor) -> tf.Operation:
+    """Fails on a BMP whose bytes are indexes into colours; TensorFlow would take them for grey levels."""
+
+    def number(start: int, dtype: tf.DType) -> tf.Tensor:
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, start, dtype.size), dtype)[0], tf.int32)
+
+    def check() -> tf.Operation:
+        entries = tf.strings.substr(encoded, 14 + number(14, tf.int32), 4 * 256)
+        palette = tf.cast(tf.reshape(tf.io.decode_raw(entries, tf.uint8), [-1, 4])[:, :3], tf.int32)
+        grey = tf.reduce_all(palette == tf.range(256)[:, None])
+        return tf.debugging.Assert(grey, ["BMP with a colour palette; save it as PNG"])
+
+    is_bmp = (tf.strings.substr(encoded, 0, 2) == b"BM") & (tf.strings.length(encoded) >= 54 + 4 * 256)
+    with_palette = tf.cond(is_bmp, lambda: number(28, tf.uint16) <= 8, lambda: False)
+    return tf.cond(with_palette, check, tf.no_op)
 
 
 def _shrink(pixels: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:

@@ -177,10 +177,10 @@ def restore(path: Path, found: Examples) -> Frozen:
     if gone.any() or found.class_names != class_names or (found.labels[rows] != labels).any():
         changed = np.flatnonzero(gone | (found.labels[rows] != labels))
         listed = ", ".join(os.fsdecode(bytes(name)) for name in names[changed[:5]])
+        what = f"{len(changed)} of {len(names)} examples are gone or have another label ({listed})"
         raise UserError(
-            f"the data set is not the one this session was started with: {len(changed)} of {len(names)} examples "
-            f"are gone or have another label ({listed}); classes {', '.join(found.class_names)}",
-            where=f"{found.root or 'the source'}, against {path}",
+            f"the data set is not the one this session was started with: {what if len(changed) else 'other classes'}",
+            where=f"{found.root or 'the source'} with the classes {', '.join(found.class_names)}, against {path}",
             expected=f"{len(names)} examples of the classes {', '.join(class_names)}",
             do="put the files back, or start a new --workdir",
         )

@@ -53,6 +53,12 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
     return Frozen(kept, split[good], sizes[good])
 
 
+def untrained_classes(frozen: Frozen) -> list[str]:
+    """Classes without an example in train: the model cannot learn them."""
+    trained = np.unique(frozen.parts()["train"].labels)
+    return [name for label, name in enumerate(frozen.examples.class_names) if label not in trained]
+
+
 def short_side(recipe: Recipe) -> int:
     """Pixels that the short side of an image must have to fill the view without enlarging."""
     return math.ceil(recipe.image_size / recipe.crop)

@@ -47,6 +47,8 @@ class Session:
         self.resuming = workdir.has_checkpoint()
         self.data = data_setup.open_data(recipe, workdir, self.console, resuming=self.resuming)
         self.parts = self.data.parts()
+        for name in data_setup.untrained_classes(self.data):
+            self.console.say(f"the class {name} has no image in train and cannot be learned", style="yellow")
         self.plan = plan(recipe.stages, examples=len(self.parts["train"]), batch=recipe.batch_size)
         self.evaluate_steps, self.checkpoint_steps = (
             max(1, durations.steps(every, examples=self.plan.examples, batch=self.plan.batch, where=where))

@@ -246,3 +246,15 @@ class TestCanvas:
         path.write_bytes(encoded(COLOURS, "PNG"))
         with pytest.raises(tf.errors.OpError, match="image grew"):
             decode.read_canvas(tf.constant(str(path)), short_side=64, capacity=23 * 31 - 1)
+
+
+def test_a_bmp_with_a_colour_palette_is_refused_and_a_grey_one_is_not(tmp_path):
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 256, (20, 31, 3), dtype=np.uint8))
+    image.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.bmp")
+    image.convert("L").save(tmp_path / "grey.bmp")
+    names = [b"grey.bmp", b"palette.bmp"]
+    table = Examples.of(names=names, labels=[0, 1], class_names=["a", "b"], root=str(tmp_path))
+    sizes, bad = decode.inspect(table, short_side=16)
+    assert sizes[0].tolist() == [20, 31]
+    assert list(bad) == [1] and "palette" in bad[1]

@@ -32,14 +32,14 @@ class Console:
 
     def say(self, text: str, style: str | None = None) -> None:
         """One line, above the live one."""
-        (self._live.console if self._live else self._rich).print(text, style=style, markup=False)
+        (self._live.console if self._live else self._rich).print(_printable(text), style=style, markup=False)
 
     def header(self, rows: Sequence[tuple[str, str]]) -> None:
         """What will happen, as name and value."""
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
             self._rich.print(f"[bold]{name:<{width}}[/bold]  ", end="")
-            self._rich.print(value, markup=False)
+            self._rich.print(_printable(value), markup=False)
 
     def count(self, title: str, total: int) -> Callable[[int], None]:
         """A function that shows how many of `total` are done."""
@@ -126,6 +126,11 @@ class Console:
         if best:
             self.say(f"best {best['split']} {best['metric']}: {best['value']:.4f} at step {best['step']}")
         self.say(f"workdir: {workdir}")
+
+
+def _printable(text: str) -> str:
+    """File names need not be UTF-8; what cannot be printed is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _clock(seconds: float) -> str:
