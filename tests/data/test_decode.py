@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import decode, sources
+from data.examples import Examples
 
 RANDOM = np.random.default_rng(7)
 COLOURS = RANDOM.integers(0, 256, (23, 31, 3), dtype=np.uint8)
