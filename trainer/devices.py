@@ -1,10 +1,12 @@
 """From `--devices` to a `tf.distribute` strategy."""
 
+import contextlib
 import re
 
 import tensorflow as tf
 
 from data.errors import UserError
+from trainer.quiet import stderr_aside
 
 
 def set_up(devices: str) -> tf.distribute.MirroredStrategy:
@@ -25,7 +27,9 @@ def set_up(devices: str) -> tf.distribute.MirroredStrategy:
             expected="auto, cpu, cpu:N (N logical CPUs), gpu, or gpu:0,1",
             do="--devices=auto",
         )
-    gpus = tf.config.list_physical_devices("GPU")
+    # Without a driver this prints an error, which for a CPU is none.
+    with contextlib.nullcontext() if kind == "gpu" else stderr_aside():
+        gpus = tf.config.list_physical_devices("GPU")
     if kind == "gpu" and not gpus:
         raise UserError(
             f"--devices={devices}, and TensorFlow sees no GPU",

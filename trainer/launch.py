@@ -8,8 +8,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-# Set before TensorFlow is imported: its C++ log would tear the progress display.
+from trainer.quiet import stderr_aside
+
+# TensorFlow's log would tear the progress display: the setting is read when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+with stderr_aside():
+    import tensorflow  # noqa: F401
 
 import gin
 from absl import app, flags, logging
