@@ -27,7 +27,7 @@ def set_up(devices: str) -> tf.distribute.MirroredStrategy:
             expected="auto, cpu, cpu:N (N logical CPUs), gpu, or gpu:0,1",
             do="--devices=auto",
         )
-    # Without a driver this prints an error, which for a CPU is none.
+    # Looking for a driver where there is none prints an error, which for a CPU is none.
     with contextlib.nullcontext() if kind == "gpu" else stderr_aside():
         gpus = tf.config.list_physical_devices("GPU")
     if kind == "gpu" and not gpus:
@@ -39,7 +39,8 @@ def set_up(devices: str) -> tf.distribute.MirroredStrategy:
         )
     if kind == "gpu" or (kind == "auto" and gpus):
         return _mirror_gpus(gpus, detail, devices)
-    return _mirror_cpus(int(detail or 1))
+    with stderr_aside():
+        return _mirror_cpus(int(detail or 1))
 
 
 def _mirror_gpus(gpus: list, detail: str | None, devices: str) -> tf.distribute.MirroredStrategy:

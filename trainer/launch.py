@@ -1,5 +1,6 @@
 """Flags, gin and exit statuses, the same for every script: flags say where, gin says what."""
 
+import contextlib
 import difflib
 import inspect
 import os
@@ -45,16 +46,22 @@ def define_flags() -> None:
 def run(main: Callable[[], int | None]) -> None:
     """Parses the flags, runs `main` and exits: 0 done, 2 wrong input, 3 run failed, 75 stopped early but saved."""
 
+    # Between parsing and main, absl calls back into TensorFlow, which looks for GPU drivers and says so.
+    chatter = contextlib.ExitStack()
+
     def parse(argv: Sequence[str]) -> list[str]:
         try:
-            return flags.FLAGS(list(argv))
+            positional = flags.FLAGS(list(argv))
         except flags.Error as error:
             _print_error(
                 UserError(str(error), where="command line", expected="flags as --help lists them", do="--help")
             )
             sys.exit(UserError.exit_status)
+        chatter.enter_context(stderr_aside())
+        return positional
 
     def guarded(argv: Sequence[str]) -> int:
+        chatter.close()
         logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 PLAIN_SECONDS = 10.0
@@ -70,8 +70,8 @@ class Console:
     def _progress(self, title: str, done: int, total: int, text: str, *, final: bool) -> None:
         if self._rich.is_terminal:
             if self._live is None:
-                columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), TextColumn("{task.fields[text]}"))
-                self._live = Progress(*columns, console=self._rich, transient=True)
+                lines = TextColumn("{task.description} ({task.percentage:.0f} %)\n{task.fields[text]}", markup=False)
+                self._live = Progress(lines, console=self._rich, transient=True)
                 self._task = self._live.add_task("", total=total, text="")
                 self._live.start()
             self._live.update(self._task, description=f"{title} {done}/{total}", completed=done, total=total, text=text)
