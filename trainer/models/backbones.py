@@ -10,8 +10,9 @@ import numpy as np
 from data.augment.colour import normalisation
 from data.errors import UserError
 from trainer.models.convnet import build_convnet
+from trainer.models.keras_file import load_file
 from trainer.models.lite0 import build_lite0, load_lite0_imagenet
-from trainer.models.weights import WeightReport, load_file
+from trainer.models.weights import WeightReport
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

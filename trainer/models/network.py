@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from data.errors import UserError
-from trainer.models import backbones, weights
+from trainer.models import backbones, keras_file
 from trainer.models.backbones import Backbone
 from trainer.models.heads import Head, linear
 from trainer.models.weights import WeightReport
@@ -78,7 +78,7 @@ class Architecture:
         if self.pretrained is None:
             return None
         if self.pretrained != "imagenet":
-            return weights.load_file(backbone, self.pretrained)
+            return keras_file.load_file(backbone, self.pretrained)
         if self.backbone.load_imagenet is None:
             raise UserError(
                 f"there are no ImageNet weights for {self.backbone.name}",

@@ -13,7 +13,8 @@ from keras import layers
 from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from data.errors import UserError
-from trainer.models.weights import WeightReport, assign, load_file, named_variables
+from trainer.models.keras_file import load_file
+from trainer.models.weights import WeightReport, assign, named_variables
 
 CLASSES = 10
 
