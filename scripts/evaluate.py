@@ -15,7 +15,6 @@ from trainer import checkpoints, data_setup, devices, metrics
 from trainer.evaluation import Evaluator
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
-from trainer.state import check_batch
 from trainer.workdir import Workdir, write_json
 
 
@@ -38,7 +37,6 @@ def main() -> int:
         )
 
     strategy = devices.set_up(flags.FLAGS.devices)
-    check_batch(recipe.batch_size, strategy.num_replicas_in_sync)
     names = frozen.examples.class_names
     with strategy.scope():
         # Every weight comes from the checkpoint; the file of the pre-trained ones may be gone.

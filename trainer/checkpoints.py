@@ -172,9 +172,17 @@ def restore_group(prefix: Path, group: str, named: Mapping[str, tf.Variable]) ->
     Raises:
         UserError: names, shapes or types differ; nothing was restored.
     """
-    _compare(prefix, {f"{group}/{name}": variable for name, variable in named.items()}, group=group)
-    status = tf.train.Checkpoint(**{group: dict(named)}).restore(str(prefix))
-    status.assert_existing_objects_matched().expect_partial()
+    try:
+        _compare(prefix, {f"{group}/{name}": variable for name, variable in named.items()}, group=group)
+        status = tf.train.Checkpoint(**{group: dict(named)}).restore(str(prefix))
+        status.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint cannot be read: {str(error).splitlines()[0]}",
+            where=str(prefix),
+            expected="a checkpoint that stays there while it is read; a running training removes old ones",
+            do="run the same command again, or choose --checkpoint=last",
+        ) from error
 
 
 def damage(prefix: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import inspect
 import os
 import re
@@ -20,7 +21,10 @@ import gin
 from absl import app, flags, logging
 from gin import config_parser
 
-from data.errors import UserError
+from data.errors import RunFailure, UserError
+
+# Exit status of a run that ended early but can go on.
+STOPPED = 75
 
 STANDARD_MACROS = (
     "data_dir",
@@ -75,6 +79,21 @@ def run(main: Callable[[], int | None]) -> None:
         except UserError as error:
             _print_error(error)
             return error.exit_status
+        except KeyboardInterrupt:
+            print("interrupted before there was anything new to save; the same command starts again", file=sys.stderr)
+            return STOPPED
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _print_error(
+                RunFailure(
+                    f"the disk is full: {error}",
+                    where=str(error.filename or flags.FLAGS.workdir),
+                    expected="space for what the run writes",
+                    do="make room, then run the same command again; it goes on from the newest checkpoint",
+                )
+            )
+            return RunFailure.exit_status
 
     app.run(guarded, flags_parser=parse)
 
@@ -104,12 +123,17 @@ def parse_gin(files: Sequence[str], params: Sequence[str]) -> None:
     """
     gin.clear_config()
     gin.add_config_file_search_path(str(PROJECT))
+    verbosity = logging.get_verbosity()
+    # Before it looks into the project, gin complains that the working directory has no such file.
+    logging.set_verbosity(logging.FATAL)
     try:
         gin.parse_config_files_and_bindings(
             list(files), list(params), finalize_config=False, print_includes_and_imports=False
         )
     except (OSError, SyntaxError, ValueError, KeyError, ImportError, TypeError, RuntimeError) as error:
         raise _explained(error) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _explained(error: Exception) -> UserError:

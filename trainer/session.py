@@ -11,6 +11,7 @@ import tensorflow as tf
 from data import decode, durations, order
 from data import examples as tables
 from data.errors import RunFailure
+from data.examples import Examples
 from trainer import data_setup, devices, launch, metrics
 from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluator
@@ -22,8 +23,6 @@ from trainer.reports.log import MetricsLog
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, check_batch
 from trainer.workdir import Workdir, read_json, write_json, write_text
-
-STOPPED = 75
 
 
 class Session:
@@ -157,7 +156,7 @@ class Session:
             records = self.window(self.batches, tf.constant(rates), tf.constant(last - first))
             records = {name: values.numpy()[: last - first] for name, values in records.items()}
         except tf.errors.OpError as error:
-            raise self._window_failure(error, first, last) from error
+            raise self._failure(error, self._examples_near(first, last), where=f"step {first + 1}") from error
         seconds = time.perf_counter() - began
         self.step = int(self.state.step.numpy())
         if self.step != last:
@@ -217,25 +216,27 @@ class Session:
             "or go on here with --allow_change",
         )
 
-    def _window_failure(self, error: tf.errors.OpError, first: int, last: int) -> Exception:
-        """What to make of an error of TensorFlow in the steps [first, last)."""
-        checkpoint = self.checkpoints.newest_name()
+    def _examples_near(self, first: int, last: int) -> Examples:
+        """The training examples of the steps [first, last) and of those the pipeline reads ahead."""
+        batch = self.plan.batch
+        ahead = tf.range(first * batch, (last + self.recipe.window) * batch, dtype=tf.int64)
+        _, rows = order.permute(ahead, examples=self.plan.examples, seed=self.recipe.seed)
+        return self.parts["train"].take(np.unique(rows.numpy()))
+
+    def _failure(self, error: tf.errors.OpError, examples: Examples, *, where: str) -> Exception:
+        """What to tell of an error of TensorFlow that came up while it worked on these examples."""
         if isinstance(error, tf.errors.ResourceExhaustedError):
             batch = self.recipe.batch_size
             return RunFailure(
                 f"out of memory: {str(error).splitlines()[0]}",
-                where=f"step {first + 1}, global batch {batch}; last good checkpoint: {checkpoint}",
+                where=f"{where}, global batch {batch}; last good checkpoint: {self.checkpoints.newest_name()}",
                 expected="a batch that fits the device",
                 do=f"in a new --workdir: --gin_param='batch_size = {max(1, batch // 2)}'",
             )
-        if self.data.examples.pixels is None:
-            # The pipeline reads ahead of the step that failed.
-            ahead = tf.range(first * self.plan.batch, (last + self.recipe.window) * self.plan.batch, dtype=tf.int64)
-            _, rows = order.permute(ahead, examples=self.plan.examples, seed=self.recipe.seed)
-            part = self.parts["train"].take(np.unique(rows.numpy()))
-            _, bad = decode.inspect(part, short_side=self.view.short_side)
+        if examples.pixels is None:
+            _, bad = decode.inspect(examples, short_side=self.view.short_side)
             if bad:
-                return data_setup.bad_images(part, bad)
+                return data_setup.bad_images(examples, bad)
         return error
 
     # -- between windows ----------------------------------------------------------------------------------------
@@ -278,7 +279,10 @@ class Session:
         examples = self.parts[split]
         began = time.perf_counter()
         report = self.console.count(f"evaluating {split}", len(examples))
-        totals = self.evaluator.evaluate(examples, stopping=lambda: self.stop.requested, report=report)
+        try:
+            totals = self.evaluator.evaluate(examples, stopping=lambda: self.stop.requested, report=report)
+        except tf.errors.OpError as error:
+            raise self._failure(error, examples, where=f"evaluation of {split}") from error
         if totals is None:
             return None
         event = {"event": "eval", "step": self.step, "split": split, **metrics.figures(totals)}
@@ -313,4 +317,4 @@ class Session:
             f"{self.stop.requested}: stopped at step {self.step} of {self.plan.steps}, saved. "
             "The same command goes on from here."
         )
-        return STOPPED
+        return launch.STOPPED
