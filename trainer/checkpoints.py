@@ -33,9 +33,14 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob("*_temp"):
             shutil.rmtree(left_over, ignore_errors=True)
-        _write_state(folder)
+        self._keep = keep
+        self._manage()
+
+    def _manage(self) -> None:
+        """Has TensorFlow's manager know the checkpoints that the folder holds."""
+        _write_state(self._folder)
         self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(folder), max_to_keep=keep, checkpoint_name="ckpt"
+            self._checkpoint, str(self._folder), max_to_keep=self._keep, checkpoint_name="ckpt"
         )
 
     def newest(self) -> int | None:
@@ -77,24 +82,26 @@ class Checkpoints:
         Raises:
             UserError: it belongs to another model or optimizer, or all that there are are damaged.
         """
-        aside = []
-        found = sorted(steps_in(self._folder), reverse=True)
-        for step in found:
+        damaged: dict[int, str] = {}
+        for step in sorted(steps_in(self._folder), reverse=True):
             prefix = self._folder / f"ckpt-{step}"
             reason = damage(prefix)
-            if reason is None:
-                self.restore(prefix)
-                return step, aside
-            _set_aside(prefix)
-            aside.append(f"checkpoint {step} is damaged ({reason}) and was moved to {self._folder / 'damaged'}")
-        if found:
+            if reason is not None:
+                damaged[step] = f"checkpoint {step} is damaged ({reason})"
+                continue
+            self.restore(prefix)
+            for bad in damaged:
+                _set_aside(self._folder / f"ckpt-{bad}")
+            self._manage()
+            return step, [f"{text} and was moved to {self._folder / 'damaged'}" for text in damaged.values()]
+        if damaged:
             raise UserError(
-                f"none of the checkpoints is whole: {'; '.join(aside)}",
+                f"none of the checkpoints is whole: {'; '.join(damaged.values())}",
                 where=str(self._folder),
                 expected="at least one whole checkpoint",
                 do="put one back from a copy, or start a new --workdir",
             )
-        return None, aside
+        return None, []
 
     def restore(self, prefix: Path) -> None:
         """Restores every variable from a checkpoint known to be whole; compares names, shapes and types before.
@@ -117,7 +124,8 @@ class Checkpoints:
             return
         best = self._folder / "best"
         best.mkdir(exist_ok=True)
-        for source in self._folder.glob(f"ckpt-{step}.*"):
+        # The index, by which a checkpoint is found, comes last.
+        for source in sorted(self._folder.glob(f"ckpt-{step}.*"), key=lambda path: path.suffix == ".index"):
             target = best / source.name
             part = best / f"{source.name}.part"
             part.unlink(missing_ok=True)
@@ -260,6 +268,9 @@ def _write_state(folder: Path) -> None:
         (folder / "checkpoint").unlink(missing_ok=True)
         return
     lines = [f'model_checkpoint_path: "{names[-1]}"', *(f'all_model_checkpoint_paths: "{name}"' for name in names)]
+    # The manager deletes only what it knows the time of.
+    times = [(folder / f"{name}.index").stat().st_mtime for name in names]
+    lines += [f"all_model_checkpoint_timestamps: {time}" for time in times]
     part = folder / "checkpoint.part"
     part.write_text("\n".join(lines) + "\n")
     os.replace(part, folder / "checkpoint")
@@ -270,7 +281,6 @@ def _set_aside(prefix: Path) -> None:
     damaged.mkdir(exist_ok=True)
     for path in prefix.parent.glob(f"{prefix.name}.*"):
         os.replace(path, damaged / path.name)
-    _write_state(prefix.parent)
 
 
 def _write_manifest(prefix: Path, step: int, variables: int) -> None:

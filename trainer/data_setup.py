@@ -11,6 +11,8 @@ from data import examples as tables
 from data.errors import UserError
 from data.examples import Examples, Frozen
 from data.pipeline import View
+from data.splits import TRAIN
+from trainer import launch
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
 from trainer.workdir import Workdir
@@ -24,13 +26,13 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
     Raises:
         UserError: no data, images that do not decode, or data that is not that of the session.
     """
-    found = recipe.source()
+    found = launch.call(recipe.source)
     if resuming:
         frozen = tables.restore(workdir.examples, found)
         # The split is the frozen one. The rule still takes its bindings, so that they are part of every config.
-        recipe.split(frozen.examples)
+        launch.call(recipe.split, frozen.examples)
         return frozen
-    split = recipe.split(found)
+    split = launch.call(recipe.split, found)
     if found.pixels is not None:
         sizes = np.tile(np.int32(found.pixels.shape[1:3]), (len(found), 1))
         return Frozen(found, split, sizes)
@@ -49,6 +51,13 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
             where=str(found.root),
             expected="at least one good image per class",
             do="replace the images, or list the classes wanted in folder.class_names",
+        )
+    if not (split[good] == TRAIN).any():
+        raise UserError(
+            "no image of the split train decodes",
+            where=str(found.root),
+            expected="at least one good image to train on",
+            do="replace the images, or lower the shares of validation and test",
         )
     return Frozen(kept, split[good], sizes[good])
 
@@ -91,7 +100,22 @@ def stream(recipe: Recipe, examples: Examples, view: View, *, strategy: tf.distr
     return iter(dataset)
 
 
-def bad_images(examples: Examples, bad: dict[int, str]) -> UserError:
+def broken(examples: Examples, view: View) -> UserError | None:
+    """The error that names those of a session's images that broke after its start; None if none did."""
+    if examples.pixels is not None:
+        return None
+    sizes, bad = decode.inspect(examples, short_side=view.short_side)
+    for row in np.flatnonzero(sizes.astype(np.int64).prod(axis=1) > view.capacity):
+        bad[int(row)] = "larger than any image when the session started"
+    return bad_images(examples, bad, do="put the images back as they were, or start a new --workdir") if bad else None
+
+
+def bad_images(
+    examples: Examples,
+    bad: dict[int, str],
+    *,
+    do: str = "replace or remove them, or start with --gin_param=\"train.bad_images = 'drop'\"",
+) -> UserError:
     """The error that names images which do not decode."""
     listed = "; ".join(f"{examples.where(row)}: {reason}" for row, reason in list(bad.items())[:LISTED])
     more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
@@ -99,5 +123,5 @@ def bad_images(examples: Examples, bad: dict[int, str]) -> UserError:
         f"{len(bad)} of {len(examples)} images do not decode: {listed}{more}",
         where=str(examples.root),
         expected="JPEG, PNG, BMP or GIF files that are whole",
-        do="replace or remove them, or start with --gin_param=\"train.bad_images = 'drop'\"",
+        do=do,
     )

@@ -54,6 +54,9 @@ def run(main: Callable[[], int | None]) -> None:
     chatter = contextlib.ExitStack()
 
     def parse(argv: Sequence[str]) -> list[str]:
+        if {"--help", "-help", "-h"} & set(argv):
+            _print_help(main)
+            sys.exit(0)
         try:
             positional = flags.FLAGS(list(argv))
         except flags.Error as error:
@@ -98,6 +101,15 @@ def run(main: Callable[[], int | None]) -> None:
     app.run(guarded, flags_parser=parse)
 
 
+def _print_help(main: Callable) -> None:
+    """The script's docstring and the project's flags; absl shows neither where another module defines them."""
+    print(sys.modules[main.__module__].__doc__)
+    for module, known in flags.FLAGS.flags_by_module_dict().items():
+        if not module.startswith(("absl", "tensorflow")):
+            for flag in known:
+                print(f"  --{flag.name}: {flag.help} (default: {flag.default!r})")
+
+
 def _print_error(error: UserError) -> None:
     sys.stdout.flush()
     print(f"error: {UserError.__str__(error)}", file=sys.stderr, flush=True)
@@ -137,11 +149,8 @@ def parse_gin(files: Sequence[str], params: Sequence[str]) -> None:
 
 
 def _explained(error: Exception) -> UserError:
-    text = str(error).strip()
-    where = "--gin_file or --gin_param"
-    at = re.search(r'In file "?([^\s",]+)"?, line (\d+)|in (bindings string|"[^"]*") ?line (\d+)', text)
-    if at:
-        where = " line ".join(part for part in at.groups() if part)
+    where = _place(error)
+    text = str(error).split("\n  In ")[0].strip()
     if isinstance(error, OSError):
         return UserError(text, where="--gin_file", expected="a readable recipe", do="look into configs/")
     parameter = re.search(r"[Cc]onfigurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
@@ -162,6 +171,20 @@ def _explained(error: Exception) -> UserError:
     )
 
 
+def _place(error: Exception) -> str:
+    """The file and line, or the flag, that gin complains of."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        file, line, content = error.filename, error.lineno, error.text or ""
+    else:
+        at = re.search(r'In (?:file "([^"]+)",|bindings string) line (\d+)\n(.*)', str(error))
+        if not at:
+            return "--gin_file or --gin_param"
+        file, line, content = at.groups()
+    if file:
+        return f"{file} line {line}"
+    return f'--gin_param="{content.strip()}"' if content.strip() else f"--gin_param, line {line} of all"
+
+
 def _parameters(selector: str) -> list[str]:
     configurable = gin.config._REGISTRY.get_match(selector)
     return list(inspect.signature(configurable.wrapped).parameters) if configurable else []
@@ -177,25 +200,27 @@ def _unknown(found: str, name: str, known: Sequence[str], where: str) -> UserErr
     )
 
 
-def call(configurable: Callable):
-    """Calls a configurable whose arguments all come from gin.
+def call(configurable: Callable, *arguments):
+    """Calls a configurable whose other arguments all come from gin.
 
     Raises:
         UserError: a binding is missing, or of the wrong type.
     """
     try:
-        return configurable()
+        return configurable(*arguments)
     except UserError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         text = str(error).strip()
-        macro = re.search(r"Required bindings for `macro` not provided.*?scope(?:d)?[^']*'([\w/]+)'", text, re.S)
+        macro = re.search(r"In call to configurable 'macro' .* in scope '([\w/.]+)'", text)
         found = f"the macro %{macro[1]} has no value" if macro else " ".join(text.split())
+        macros = [scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"]
+        nearest = difflib.get_close_matches(macro[1], macros, n=3, cutoff=0.5) if macro else []
         raise UserError(
             found,
             where="the recipe",
             expected="every parameter bound to a value it can take",
-            do="bind it in a --gin_file or with --gin_param",
+            do=f"did you mean %{' or %'.join(nearest)}?" if nearest else "bind it in a --gin_file or with --gin_param",
         ) from error
 
 

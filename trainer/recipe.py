@@ -1,6 +1,8 @@
 """Everything gin says of a run, as one value."""
 
 import dataclasses
+import inspect
+import reprlib
 from collections.abc import Callable, Sequence
 
 import gin
@@ -92,7 +94,7 @@ class Recipe:
             _expect(name, getattr(self, name), getattr(self, name) in choices, f"one of {', '.join(choices)}")
         _expect("source", self.source, callable(self.source), "a reference without (): @folder")
         _expect("split", self.split, callable(self.split), "a reference without (): @split_by_hash")
-        _expect("loss", self.loss, callable(self.loss), "@cross_entropy()")
+        _expect("loss", self.loss, _takes(self.loss, 2), "@cross_entropy(), or a function (labels, logits)")
         _expect("model", self.model, isinstance(self.model, Architecture), "@model()")
         _expect("optimizer", self.optimizer, isinstance(self.optimizer, UpdateRule), "@adamw(), @adam() or @sgd()")
         _expect("policy", self.policy, isinstance(self.policy, Policy), "@policy()")
@@ -104,10 +106,19 @@ def _is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _takes(function, count: int) -> bool:
+    """Whether it can be called with so many arguments; `@cross_entropy` without () cannot."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _expect(name: str, value, holds: bool, expected: str) -> None:
     if not holds:
         raise UserError(
-            f"train.{name} = {value!r}",
+            f"train.{name} = {reprlib.repr(value)}",
             where=f"gin binding train.{name}",
             expected=expected,
             do=f"--gin_param='train.{name} = ...'",

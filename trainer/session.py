@@ -1,5 +1,6 @@
 """One run in one workdir: update, report, checkpoint, evaluate, stop."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -8,9 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data import decode, durations, order
+from data import durations, order
 from data import examples as tables
-from data.errors import RunFailure
+from data.errors import RunFailure, UserError
 from data.examples import Examples
 from trainer import data_setup, devices, launch, metrics
 from trainer.checkpoints import Checkpoints
@@ -43,6 +44,9 @@ class Session:
     ):
         self.recipe, self.workdir, self.console = recipe, workdir, Console()
         workdir.own()
+        # First of all: TensorFlow cannot change its devices once something, such as decoding, has used them.
+        self.strategy = devices.set_up(device_spec)
+        check_batch(recipe.batch_size, self.strategy.num_replicas_in_sync)
         self.resuming = workdir.has_checkpoint()
         self.data = data_setup.open_data(recipe, workdir, self.console, resuming=self.resuming)
         self.parts = self.data.parts()
@@ -61,7 +65,6 @@ class Session:
         if self.resuming:
             workdir.check_config(self.config, allow_change)
         self.log = MetricsLog(workdir.metrics)
-        self._device_spec = device_spec
 
     def run(self) -> int:
         """Trains to the end, or until a signal.
@@ -90,9 +93,7 @@ class Session:
 
     def _set_up(self) -> None:
         recipe = self.recipe
-        self.strategy = devices.set_up(self._device_spec)
         self.stop = StopRequest()
-        check_batch(recipe.batch_size, self.strategy.num_replicas_in_sync)
         if recipe.deterministic:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(recipe.seed)
@@ -108,6 +109,13 @@ class Session:
         for sentence in set_aside:
             self.console.say(sentence, style="yellow")
         self.step = int(self.state.step.numpy())
+        if self.step > self.plan.steps:
+            raise UserError(
+                f"the session is at step {self.step}, and its stages now end at step {self.plan.steps}",
+                where="gin bindings stage.length (epochs)",
+                expected=f"stages of {self.step} steps or more",
+                do="make them longer, or start a new --workdir",
+            )
         # Without a checkpoint nothing has happened yet, whatever a start that was cut short has written.
         self.log.cut(self.step if restored is not None else -1)
         if restored is not None and not self.log.find("checkpoint", step=restored):
@@ -233,11 +241,7 @@ class Session:
                 expected="a batch that fits the device",
                 do=f"in a new --workdir: --gin_param='batch_size = {max(1, batch // 2)}'",
             )
-        if examples.pixels is None:
-            _, bad = decode.inspect(examples, short_side=self.view.short_side)
-            if bad:
-                return data_setup.bad_images(examples, bad)
-        return error
+        return data_setup.broken(examples, self.view) or error
 
     # -- between windows ----------------------------------------------------------------------------------------
 
@@ -286,6 +290,13 @@ class Session:
         if totals is None:
             return None
         event = {"event": "eval", "step": self.step, "split": split, **metrics.figures(totals)}
+        if not math.isfinite(event["loss"]):
+            raise RunFailure(
+                f"the loss is NaN or infinite in the evaluation of {split} at step {self.step}",
+                where=f"{self.workdir.path}; last good checkpoint: {self.checkpoints.newest_name()}",
+                expected="finite numbers",
+                do="lower the learning rate or set train.clip_norm, and start a new --workdir",
+            )
         self.log.append([event | {"seconds": time.perf_counter() - began}])
         self.console.evaluated(event)
         return event

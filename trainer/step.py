@@ -83,14 +83,16 @@ def train_window(
         computed = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         reduced, objective, correct = replica.all_reduce(SUM, (computed, objective, correct))
 
-        unscaled = [gradient / scale for gradient in reduced]
-        norm = tf.linalg.global_norm(unscaled)
-        every = [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in unscaled]
-        finite = tf.reduce_all(tf.stack([*every, tf.math.is_finite(objective)]))
+        # A norm that is finite has finite gradients only. Unscaling and clipping are one factor.
+        norm = tf.linalg.global_norm(reduced) / scale
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(objective)
+        factor = 1.0 / scale
         if clip_norm is not None:
-            unscaled, _ = tf.clip_by_global_norm(unscaled, clip_norm, use_norm=norm)
+            factor *= clip_norm / tf.maximum(norm, clip_norm)
+        if clip_norm is not None or loss_scale.dynamic:
+            reduced = [gradient * factor for gradient in reduced]
         figures = {"loss": objective, "accuracy": correct, "gradient_norm": norm}
-        return unscaled, finite, figures
+        return reduced, finite, figures
 
     def one_step(batch, learning_rate):
         scale = loss_scale.value.read_value()

@@ -101,7 +101,7 @@ class Workdir:
         Raises:
             UserError: others differ; lists them with both values.
         """
-        before = launch.settings(self.config.read_text(), where=str(self.config))
+        before = launch.settings(_read(self.config), where=str(self.config))
         now = launch.settings(config)
         differing = [name for name in launch.differences(before, now) if name not in FREE]
         refused = [name for name in differing if name not in allowed]
@@ -137,14 +137,25 @@ def read_json(path: Path) -> dict:
         UserError: it is missing or damaged.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(_read(path))
         if not isinstance(value, dict):
             raise ValueError(f"holds a {type(value).__name__}")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path.name} cannot be read: {error}",
-            where=str(path),
-            expected="the file as the session wrote it",
-            do="put it back from a copy, or start a new --workdir",
-        ) from error
+    except ValueError as error:
+        raise _unreadable(path, error) from error
     return value
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path.name} cannot be read: {error}",
+        where=str(path),
+        expected="the file as the session wrote it",
+        do="put it back from a copy, or start a new --workdir",
+    )

@@ -24,7 +24,7 @@ class Backbone:
         build: (height, width, 3) -> Keras model from normalised pixels to a feature map [B, h, w, C], random weights.
         colour: [3, 4] float32, 0..255 RGB -> the pixels its weights were trained on.
         native_size: side of the images they were trained on.
-        block: regular expression whose match at the start of a layer's name is the block it belongs to.
+        block: regular expression whose group, or else match, at the start of a layer's name is the block it belongs to.
         load_imagenet: fills a built model with ImageNet weights; None when there are none.
     """
 
@@ -82,7 +82,7 @@ BACKBONES = {
                 build=_mobilenetv2(alpha),
                 colour=normalisation(mean=127.5, scale=127.5),
                 native_size=224,
-                block=r"(bn_)?Conv1|expanded_conv|block_\d+|Conv_1",
+                block=r"(?:bn_)?(Conv1)|expanded_conv|block_\d+|Conv_1",
                 load_imagenet=_load_mobilenetv2(alpha),
             )
             for name, alpha in (("mobilenetv2", 1.0), ("mobilenetv2_035", 0.35))

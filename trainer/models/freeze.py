@@ -94,17 +94,17 @@ def _trains_by_nature(name: str, variable: keras.Variable) -> bool:
     return not (last.startswith("moving_") or last == "seed_generator_state") and variable.dtype.startswith("float")
 
 
-def _blocks(network: Network, backbone: Backbone) -> list[str]:
-    """Names of the blocks that hold variables, from the input to the output."""
-    found: dict[str, None] = {}
+def _blocks(network: Network, backbone: Backbone) -> dict[str, list[str]]:
+    """The layers with variables of each block, from the input to the output."""
+    found: dict[str, list[str]] = {}
     for layer in network.backbone.layers:
         match = re.match(backbone.block, layer.name)
         if match and layer.weights:
-            found[match[0]] = None
-    return list(found)
+            found.setdefault(next(filter(None, match.groups()), match[0]), []).append(layer.name)
+    return found
 
 
-def _expression(pattern: str, blocks: list[str], where: str) -> re.Pattern:
+def _expression(pattern: str, blocks: dict[str, list[str]], where: str) -> re.Pattern:
     last = re.fullmatch(r"last (\d+) blocks?", pattern)
     if last:
         count = int(last[1])
@@ -115,8 +115,8 @@ def _expression(pattern: str, blocks: list[str], where: str) -> re.Pattern:
                 expected=f"1 to {len(blocks)}: {', '.join(blocks)}",
                 do="choose a number in that range",
             )
-        names = "|".join(re.escape(block) for block in blocks[-count:])
-        return re.compile(rf"^backbone/({names})(_[^/]*)?/")
+        layers = [layer for block in list(blocks)[-count:] for layer in blocks[block]]
+        return re.compile(f"^backbone/({'|'.join(map(re.escape, layers))})/")
     words = {"head": "^head/", "backbone": "^backbone/", "all": ""}
     try:
         return re.compile(words.get(pattern, pattern))

@@ -56,7 +56,7 @@ class Architecture:
         try:
             inputs = keras.Input((image_size, image_size, 3), dtype="float32")
             backbone = self._backbone(image_size)
-            outputs = self.head(backbone(inputs), classes)
+            outputs = self._outputs(backbone(inputs), classes)
             model = keras.Model(inputs, outputs, name=f"{self.backbone.name}_with_head")
         finally:
             keras.config.set_dtype_policy(outer)
@@ -72,6 +72,17 @@ class Architecture:
                 where="gin binding train.image_size (image_size)",
                 expected=f"a size it accepts; it was trained on {self.backbone.native_size}",
                 do="choose a larger image_size",
+            ) from error
+
+    def _outputs(self, features: keras.KerasTensor, classes: int) -> keras.KerasTensor:
+        try:
+            return self.head(features, classes)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"the head cannot be built: {' '.join(str(error).split())}",
+                where="gin binding model.head",
+                expected="@linear(), @mlp(), or an own function (feature map, classes) -> logits",
+                do="correct the bindings of the head; @linear() needs its ()",
             ) from error
 
     def _load(self, backbone: keras.Model) -> WeightReport | None:
@@ -100,6 +111,13 @@ def model(
         weights: `imagenet`, None (random) or the path of a `.weights.h5`, `.keras` or `.h5` file for the backbone.
         head: `@linear()`, `@mlp()` or an own function (feature map, classes) -> logits.
     """
+    if not isinstance(weights, str | None):
+        raise UserError(
+            f"model.weights = {weights!r}",
+            where="gin binding model.weights",
+            expected="'imagenet', None or the path of a weights file",
+            do="correct it",
+        )
     return Architecture(backbone=backbones.find(backbone), pretrained=weights, head=head or linear())
 
 

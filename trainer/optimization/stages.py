@@ -84,7 +84,7 @@ def plan(stages: Sequence[Stage], *, examples: int, batch: int) -> Plan:
     """Lays the stages end to end.
 
     Raises:
-        UserError: no stage, a stage without steps, or two of the same name.
+        UserError: no stage, a stage without steps, two of the same name, or a schedule that gives no learning rate.
     """
     names = [stage.name for stage in stages]
     if not stages or len(set(names)) < len(names):
@@ -107,4 +107,23 @@ def plan(stages: Sequence[Stage], *, examples: int, batch: int) -> Plan:
             )
         planned.append(Planned(stage=stage, start=start, stop=start + length))
         start += length
-    return Plan(tuple(planned), examples, batch)
+    run = Plan(tuple(planned), examples, batch)
+    for each in planned:
+        _check_rates(run, each)
+    return run
+
+
+def _check_rates(run: Plan, planned: Planned) -> None:
+    """Calls the schedule once before anything is written: an own one may be wrong, a built-in one misused."""
+    try:
+        rates = run.learning_rates(planned.start, planned.start + 1)
+        wrong = None if rates.shape == (1,) and 0 <= rates[0] < np.finfo(np.float32).max else f"gives {rates}"
+    except (TypeError, ValueError) as error:
+        wrong = f"fails: {error}"
+    if wrong:
+        raise UserError(
+            f"the schedule of the stage {planned.stage.name} {wrong}",
+            where=f"gin binding {planned.stage.name}/stage.schedule",
+            expected="@constant_rate(), @linear_decay() or @cosine() with a number as peak, or an own function",
+            do="correct its bindings; @cosine() needs its ()",
+        )

@@ -43,7 +43,8 @@ def make(log: MetricsLog, plan: Plan, *, deciding: str | None) -> dict:
 
     Returns:
         dict with steps, epochs, final {split: metrics}, best {split, metric, value, step} (empty without an
-        evaluation), images_per_second (median over the steps) and seconds (of training and evaluation).
+        evaluation), images_per_second (median over the steps; 0 where the log was lost) and seconds (of training and
+        evaluation).
     """
     evaluations = log.find("eval")
     final = {
@@ -61,7 +62,7 @@ def make(log: MetricsLog, plan: Plan, *, deciding: str | None) -> dict:
         "best": {}
         if best is None
         else {"split": deciding, "metric": "accuracy", "value": best["accuracy"], "step": best["step"]},
-        "images_per_second": statistics.median(speeds),
+        "images_per_second": statistics.median(speeds or [0.0]),
         "seconds": sum(plan.batch / speed for speed in speeds) + sum(event["seconds"] for event in evaluations),
     }
 
