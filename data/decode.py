@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from PIL import ExifTags, Image
 
 from data.examples import Examples
 
@@ -152,6 +153,22 @@ def inspect(
         for done, _ in enumerate(pool.map(look, range(len(examples)), chunksize=16), start=1):
             report(done)
     return sizes, dict(sorted(bad.items()))
+
+
+def orientations(examples: Examples) -> np.ndarray:
+    """How each file says it is to be turned: [N] int8, EXIF orientations 1 to 8, 1 where it says nothing."""
+
+    def read(row: int) -> int:
+        try:
+            with Image.open(os.path.join(os.fsencode(examples.root), bytes(examples.names[row]))) as image:
+                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # Whatever is wrong with metadata, the pixels are fine: `inspect` has decoded them.
+        except Exception:
+            return 1
+        return orientation if orientation in range(1, 9) else 1
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool:
+        return np.fromiter(pool.map(read, range(len(examples)), chunksize=16), np.int8, len(examples))
 
 
 def reason(error: tf.errors.OpError) -> str:

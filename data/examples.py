@@ -26,6 +26,7 @@ class Examples:
         root: folder of the files, or None when `pixels` holds the images.
         pixels: [N, H, W, 3] uint8 or None.
         stated_split: [N] int8, index into SPLITS where the source states one, else -1.
+        orientations: [N] int8, EXIF orientations 1 to 8 of files whose pixels are to be turned; 1 is upright.
         notes: what the source wants the user to know, one sentence each.
     """
 
@@ -36,6 +37,7 @@ class Examples:
     root: str | None = None
     pixels: np.ndarray | None = None
     stated_split: np.ndarray
+    orientations: np.ndarray
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -66,6 +68,7 @@ class Examples:
             root=root,
             pixels=pixels,
             stated_split=np.full(count, -1, np.int8) if stated_split is None else np.asarray(stated_split, np.int8),
+            orientations=np.ones(count, np.int8),
             notes=tuple(notes),
         )
         columns = {"labels": table.labels, "weights": table.weights, "stated_split": table.stated_split}
@@ -91,6 +94,7 @@ class Examples:
             labels=self.labels[rows],
             weights=self.weights[rows],
             stated_split=self.stated_split[rows],
+            orientations=self.orientations[rows],
             pixels=None if self.pixels is None else self.pixels[rows],
         )
 
@@ -140,6 +144,7 @@ def save(path: Path, frozen: Frozen) -> None:
             labels=examples.labels,
             weights=examples.weights,
             stated_split=examples.stated_split,
+            orientations=examples.orientations,
             class_names=np.asarray(examples.class_names, np.str_),
             split=frozen.split,
             sizes=frozen.sizes,
@@ -165,7 +170,9 @@ def restore(path: Path, found: Examples) -> Frozen:
         names, split, sizes = columns["names"], columns["split"], columns["sizes"]
         class_names = tuple(str(name) for name in columns["class_names"])
         labels, weights, stated_split = columns["labels"], columns["weights"], columns["stated_split"]
-        whole = all(column.shape == names.shape for column in (labels, weights, stated_split, split, sizes[:, 0]))
+        orientations = columns["orientations"]
+        each = (labels, weights, stated_split, orientations, split, sizes[:, 0])
+        whole = all(column.shape == names.shape for column in each)
     except (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise _damaged(path, str(error)) from error
     if not whole:
@@ -187,7 +194,13 @@ def restore(path: Path, found: Examples) -> Frozen:
     if found.pixels is not None and not np.array_equal(rows, np.arange(len(found))):
         found = found.take(rows)
     restored = dataclasses.replace(
-        found, names=names, labels=labels, weights=weights, stated_split=stated_split, class_names=class_names
+        found,
+        names=names,
+        labels=labels,
+        weights=weights,
+        stated_split=stated_split,
+        orientations=orientations,
+        class_names=class_names,
     )
     return Frozen(restored, split, sizes)
 

@@ -93,6 +93,7 @@ def evaluation_elements(examples: int, *, batch: int, replicas: int) -> int:
 
 def _batches(examples: Examples, chosen: tf.data.Dataset, *, batch: int, view: View) -> tf.data.Dataset:
     labels, weights = tf.constant(examples.labels), tf.constant(examples.weights)
+    orientations = tf.constant(examples.orientations)
     colour = tf.constant(np.broadcast_to(view.colour, (batch, 3, 4)))
 
     if examples.pixels is None:
@@ -111,7 +112,8 @@ def _batches(examples: Examples, chosen: tf.data.Dataset, *, batch: int, view: V
 
     def join(element, canvas):
         pixels, size = canvas
-        fitted = geometry.fit(size, image_size=view.image_size, rule=view.fit, crop=view.crop)
+        shown, turned = geometry.upright(size, tf.gather(orientations, element["example"]))
+        fitted = turned @ geometry.fit(shown, image_size=view.image_size, rule=view.fit, crop=view.crop)
         return {
             "canvas": pixels,
             "size": size,

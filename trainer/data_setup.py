@@ -1,5 +1,6 @@
 """The data of a session: found, split, checked once, frozen."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -45,6 +46,7 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
         console.say(f"left out {found.where(row)}: {reason}", style="yellow")
     good = np.setdiff1d(np.arange(len(found)), np.array(list(bad), int))
     kept = found.take(good)
+    kept = dataclasses.replace(kept, orientations=decode.orientations(kept))
     for label in np.setdiff1d(np.arange(len(found.class_names)), kept.labels):
         raise UserError(
             f"no image of the class {found.class_names[label]} decodes",

@@ -105,6 +105,39 @@ def flip(*, horizontal: float = 0.5, vertical: float = 0.0) -> Operation:
     return Operation(name="flip", count=2, matrix=matrix)
 
 
+# EXIF orientation -> (a, b, c, d): column a x + b y, row c x + d y of the stored pixel that is shown at (x, y), up to
+# the shift that brings both back into the image (CIPA DC-008, tag Orientation).
+ORIENTATIONS = {
+    1: (1, 0, 0, 1),
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, 1, -1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, -1, 1, 0),
+}
+
+
+def upright(size: tf.Tensor, orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turns images as their EXIF orientation says.
+
+    Args:
+        size: [B, 2] int32, height and width as stored.
+        orientation: [B] int8, 1 to 8.
+
+    Returns:
+        [B, 2] int32, height and width as shown; [B, 3, 3] float64, pixel as shown -> pixel as stored.
+    """
+    table = tf.constant([(0, 0, 0, 0), *ORIENTATIONS.values()], tf.float64)
+    a, b, c, d = tf.unstack(tf.gather(table, tf.cast(orientation, tf.int32)), axis=-1)
+    height, width = tf.unstack(tf.cast(size, tf.float64), axis=-1)
+    x = tf.where(a + b < 0, width - 1, tf.zeros_like(width))
+    y = tf.where(c + d < 0, height - 1, tf.zeros_like(height))
+    shown = tf.where((a == 0)[:, None], size[:, ::-1], size)
+    return shown, rows(a, b, x, c, d, y, 0.0, 0.0, 1.0)
+
+
 def fit(size: tf.Tensor, *, image_size: int, rule: str, crop: float) -> tf.Tensor:
     """Matrices that lay canvases of any shape over a square output.
 

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data import decode, order, pipeline, sources
-from data.augment import geometry
+from data.augment import apply, geometry
 from data.augment.policy import Policy
 from data.examples import Examples
 from trainer import devices
@@ -259,3 +259,29 @@ class TestEvaluation:
     def test_it_can_start_at_a_later_element(self, memory):
         whole, rest = evaluation(memory, batch=4, replicas=2), evaluation(memory, batch=4, replicas=2, start=4)
         assert_same(rest, {name: column[16:] for name, column in whole.items()})
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_shown_upright_whatever_its_exif_orientation(tmp_path, orientation):
+    pixels = np.random.default_rng(orientation).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "photo.png", exif=exif)
+    with Image.open(tmp_path / "a" / "photo.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    found = sources.folder(root=str(tmp_path))
+    found = dataclasses.replace(found, orientations=decode.orientations(found))
+    assert found.orientations.tolist() == [orientation, orientation]
+    side = max(expected.shape)
+    view = pipeline.View(
+        image_size=side, fit="contain", crop=1.0, colour=np.eye(3, 4, dtype=np.float32), short_side=12, capacity=240
+    )
+    batch = next(iter(pipeline.evaluation_batches(found, batch=2, view=view)))
+    shown = apply.render(
+        *(batch[name] for name in ("canvas", "size", "geometry", "colour")), image_size=side, fill="constant"
+    )
+    top, left = ((side - length) // 2 for length in expected.shape[:2])
+    inner = shown[0, top : top + expected.shape[0], left : left + expected.shape[1]]
+    np.testing.assert_array_equal(inner, expected)
