@@ -8,6 +8,7 @@ from trainer import launch  # isort: skip  (quietens TensorFlow's log before it 
 import dataclasses
 from pathlib import Path
 
+import tensorflow as tf
 from absl import flags
 
 from data.errors import UserError
@@ -44,16 +45,32 @@ def main() -> int:
         network = architecture.build(image_size=recipe.image_size, classes=len(names), precision=recipe.precision)
     checkpoints.restore_group(prefix, "model", network.values())
 
-    evaluator = Evaluator(recipe, network, data_setup.view(recipe, frozen), strategy=strategy)
+    view = data_setup.view(recipe, frozen)
+    evaluator = Evaluator(recipe, network, view, strategy=strategy)
     report = console.count(f"evaluating {split}", len(parts[split]))
-    totals = evaluator.evaluate(parts[split], report=report)
+    try:
+        totals = evaluator.evaluate(parts[split], report=report)
+    except tf.errors.OpError as error:
+        raise (data_setup.broken(parts[split], view) or error) from error
     figures = metrics.figures(totals)
     console.close()
     console.evaluation(f"{split}, {prefix}", figures, totals["confusion"], names)
     if flags.FLAGS.output:
         confusion = {"classes": list(names), "confusion": totals["confusion"].tolist()}
-        write_json(Path(flags.FLAGS.output), {"split": split, "checkpoint": str(prefix), **figures, **confusion})
+        _write(Path(flags.FLAGS.output), {"split": split, "checkpoint": str(prefix), **figures, **confusion})
     return 0
+
+
+def _write(path: Path, figures: dict) -> None:
+    try:
+        write_json(path, figures)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise UserError(
+            f"the figures cannot be written: {error}",
+            where="--output",
+            expected="a file in a folder that is there and can be written",
+            do="choose another --output",
+        ) from error
 
 
 def run() -> None:

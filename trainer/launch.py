@@ -135,12 +135,14 @@ def parse_gin(files: Sequence[str], params: Sequence[str]) -> None:
     """
     gin.clear_config()
     gin.add_config_file_search_path(str(PROJECT))
+    # gin itself would first look for a Python package called `configs`.
+    paths = [str(PROJECT / file) if not Path(file).exists() and (PROJECT / file).exists() else file for file in files]
     verbosity = logging.get_verbosity()
     # Before it looks into the project, gin complains that the working directory has no such file.
     logging.set_verbosity(logging.FATAL)
     try:
         gin.parse_config_files_and_bindings(
-            list(files), list(params), finalize_config=False, print_includes_and_imports=False
+            paths, list(params), finalize_config=False, print_includes_and_imports=False
         )
     except (OSError, SyntaxError, ValueError, KeyError, ImportError, TypeError, RuntimeError) as error:
         raise _explained(error) from error

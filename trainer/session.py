@@ -1,5 +1,6 @@
 """One run in one workdir: update, report, checkpoint, evaluate, stop."""
 
+import contextlib
 import math
 import time
 from collections.abc import Sequence
@@ -72,9 +73,13 @@ class Session:
         Returns:
             exit status: 0 done, 75 stopped early but saved.
         """
-        if self.resuming and self.workdir.summary.exists() and self.log.find("stop", step=self.plan.steps):
-            self.console.say("This session is complete; there is nothing left to do.")
-            return self._show_results()
+        if self.resuming and self.log.find("stop", step=self.plan.steps, reason="done"):
+            # A summary that is missing or damaged is made again below.
+            with contextlib.suppress(UserError):
+                results = read_json(self.workdir.summary)
+                self.console.say("This session is complete; there is nothing left to do.")
+                self.console.results(results, self.workdir.path)
+                return 0
         self._set_up()
         self._restore()
         self._record_start()
@@ -135,8 +140,7 @@ class Session:
             data_fingerprint=self.data.examples.fingerprint(),
         )
         if self.resuming:
-            for mismatch in environment.mismatches(read_json(workdir.environment), facts):
-                self.console.say(f"not bit for bit the same from here on: {mismatch}", style="yellow")
+            self._warn_of_changes(facts)
         else:
             tables.save(workdir.examples, self.data)
         write_text(workdir.config, self.config)
@@ -150,6 +154,14 @@ class Session:
                 recipe, self.state, self.plan, self.data, environment=facts, workdir=workdir.path, step=self.step
             )
         )
+
+    def _warn_of_changes(self, facts: dict) -> None:
+        try:
+            changes = environment.mismatches(read_json(self.workdir.environment), facts)
+        except UserError as error:
+            changes = [error.found]
+        for change in changes:
+            self.console.say(f"perhaps not bit for bit the same from here on: {change}", style="yellow")
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -312,12 +324,9 @@ class Session:
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _finish(self) -> int:
-        write_json(self.workdir.summary, summary.make(self.log, self.plan, deciding=self._deciding_split()))
+        results = summary.make(self.log, self.plan, deciding=self._deciding_split())
+        write_json(self.workdir.summary, results)
         self.log.append([{"event": "stop", "step": self.step, "reason": "done", "time": time.time()}])
-        return self._show_results()
-
-    def _show_results(self) -> int:
-        results = read_json(self.workdir.summary)
         self.console.results(results, self.workdir.path)
         return 0
 
