@@ -70,6 +70,7 @@ def train_window(
         """In replica context: this replica's share of the batch -> the global gradient."""
         replica = tf.distribute.get_replica_context()
         images = rendering.images(batch)
+        before = [tf.identity(statistic) for statistic in statistics]
         weight = replica.all_reduce(SUM, tf.reduce_sum(batch["weight"]))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
@@ -92,18 +93,25 @@ def train_window(
         if clip_norm is not None or loss_scale.dynamic:
             reduced = [gradient * factor for gradient in reduced]
         figures = {"loss": objective, "accuracy": correct, "gradient_norm": norm}
-        return reduced, finite, figures
+        return reduced, finite, figures, before
 
     def one_step(batch, learning_rate):
         scale = loss_scale.value.read_value()
-        global_gradients, finite, figures = strategy.run(gradients, args=(batch, scale))
+        global_gradients, finite, figures, before = strategy.run(gradients, args=(batch, scale))
         finite = _first(strategy, finite)
         if finite:
             optimizer.apply(names, global_gradients, learning_rate)
+        elif statistics:
+            # The forward pass has updated them already.
+            strategy.run(put_back, args=(before,))
         loss_scale.update(finite)
         step.assign_add(1)
         figures = {name: _first(strategy, value) for name, value in figures.items()}
         return figures | {"loss_scale": scale, "finite": tf.cast(finite, tf.float32)}
+
+    def put_back(before):
+        for statistic, value in zip(statistics, before, strict=True):
+            statistic.assign(value)
 
     def average_statistics():
         replica = tf.distribute.get_replica_context()

@@ -60,6 +60,7 @@ def small_model(*, regularised=False):
 def set_up(
     replicas, *, rule=None, precision="float32", clip_norm=0.5, loss=None, examples=EXAMPLES, make_model=small_model,
     trains=lambda name: True, patience=2000,
+    change=lambda element: element,
 ):  # fmt: skip
     strategy = devices.set_up(f"cpu:{replicas}")
     keras.utils.set_random_seed(3)
@@ -73,8 +74,9 @@ def set_up(
         optimizer = Optimizer(rule or optimizers.sgd(), variables)
         loss_scale = LossScale(dynamic=precision == "mixed_float16", patience=patience)
         step = tf.Variable(0, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, trainable=False)
+    moving = [v for v in model.non_trainable_variables if "moving" in v.path]
     window = train_window(
-        strategy=strategy, model=model, variables=variables, moving_statistics=[], optimizer=optimizer,
+        strategy=strategy, model=model, variables=variables, moving_statistics=moving, optimizer=optimizer,
         loss_scale=loss_scale, step=step, loss=loss or cross_entropy(), clip_norm=clip_norm,
         rendering=Rendering(image_size=SIZE), length=20,
     )  # fmt: skip
@@ -83,7 +85,7 @@ def set_up(
             lambda context: pipeline.train_batches(
                 examples, start=0, batch=BATCH // replicas, seed=5,
                 policy=Policy((geometry.rotation(degrees=20), geometry.flip())), view=VIEW,
-            )
+            ).map(change)
         )
     )  # fmt: skip
     return Setup(strategy, model, variables, optimizer, loss_scale, step, window, batches)
@@ -159,6 +161,39 @@ def test_an_infinity_on_one_replica_is_skipped_on_both_halves_the_scale_and_trai
         np.testing.assert_array_equal(first, second)
         assert np.isfinite(first).all()
         assert (first != before[name]).any()
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_skipped_step_leaves_the_moving_statistics_as_they_were(replicas):
+    def overflow(element):
+        """Pixels of the first step's second half that float16 cannot hold: the statistics turn NaN."""
+        hit = tf.reduce_any(element["position"] == BATCH // 2)
+        return element | {"colour": tf.where(hit, element["colour"] * 1e6, element["colour"])}
+
+    setup = set_up(replicas, precision="mixed_float16", make_model=normalised_model, change=overflow)
+    statistics = [v for v in setup.model.variables if "moving" in v.path]
+    records = setup.train(1)
+    assert records["finite"][0] == 0
+    for variable in statistics:
+        for value in setup.strategy.experimental_local_results(variable.value):
+            np.testing.assert_array_equal(value.numpy(), 1.0 if "variance" in variable.path else 0.0)
+    setup.train(1)
+    for variable in statistics:
+        assert np.isfinite(variable.numpy()).all()
+        assert (variable.numpy() != (1.0 if "variance" in variable.path else 0.0)).any()
+
+
+def normalised_model():
+    return keras.Sequential(
+        [
+            keras.Input((SIZE, SIZE, 3)),
+            keras.layers.Conv2D(8, 3, strides=2, use_bias=False),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(CLASSES, dtype="float32", name="logits"),
+        ],
+        name="small",
+    )
 
 
 def order_of(step):

@@ -3,8 +3,11 @@
 import tensorflow as tf
 
 
+LARGEST = 2.0**24
+
+
 class LossScale:
-    """Doubles after `patience` finite steps, halves after one that is not, stays at least 1.
+    """Doubles after `patience` finite steps, halves after one that is not, stays between 1 and LARGEST.
 
     Build it in the strategy's scope. Without `dynamic` it is 1 and stays so.
     """
@@ -27,6 +30,6 @@ class LossScale:
         steps = tf.where(finite, self._finite_steps.read_value() + 1, 0)
         grown = steps >= self._patience
         scale = self.value.read_value()
-        kept = tf.where(grown, scale * 2.0, scale)
+        kept = tf.where(grown, tf.minimum(scale * 2.0, LARGEST), scale)
         self.value.assign(tf.where(finite, kept, tf.maximum(scale / 2.0, 1.0)))
         self._finite_steps.assign(tf.where(grown, 0, steps))
