@@ -71,6 +71,22 @@ def _other(encoded: tf.Tensor, short_side: int) -> tf.Tensor:
     return _shrink(pixels, shrink_factor(shape[0], shape[1], short_side=short_side))
 
 
+def shrink_array(pixels: np.ndarray, *, short_side: int) -> np.ndarray:
+    """Images in memory, shrunk as files are when they are decoded.
+
+    Args:
+        pixels: [N, H, W, 3] uint8.
+
+    Returns:
+        [N, h, w, 3] uint8, the same array where nothing is to be shrunk.
+    """
+    height, width = pixels.shape[1:3]
+    factor = shrink_factor(tf.constant(height), tf.constant(width), short_side=short_side)
+    if factor == 1:
+        return pixels
+    return np.stack([_shrink(tf.constant(image), factor).numpy() for image in pixels])
+
+
 def _refuse_palette(encoded: tf.Tensor) -> tf.Operation:
     """Fails on a BMP whose bytes are indexes into colours; TensorFlow would take them for grey levels."""
 

@@ -79,6 +79,15 @@ class Examples:
             raise ValueError("Received: root and pixels both set or both None  Expected: exactly one of them")
         if pixels is not None and (pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[::3] != (count, 3)):
             raise ValueError(f"Received: pixels {pixels.dtype} {pixels.shape}  Expected: uint8 [{count}, H, W, 3]")
+        different, times = np.unique(table.names, return_counts=True)
+        if len(different) < count:
+            twice = ", ".join(os.fsdecode(bytes(name)) for name in different[times > 1][:5])
+            raise UserError(
+                f"{count - len(different)} names of examples are there again: {twice}",
+                where="the table that train.source returns",
+                expected="a name of its own for each example: the split and a resumed run find it by that",
+                do="make the names different",
+            )
         if count and not (table.labels.min() >= 0 and table.labels.max() < len(table.class_names)):
             raise ValueError(f"Received: labels outside 0..{len(table.class_names) - 1}")
         return table
@@ -121,11 +130,13 @@ class Frozen:
         examples: the table, bad images already out.
         split: [N] int8, index into SPLITS.
         sizes: [N, 2] int32, height and width of each decoded canvas.
+        short_side: the one the images were decoded for, see `data.decode.shrink_factor`.
     """
 
     examples: Examples
     split: np.ndarray
     sizes: np.ndarray
+    short_side: int
 
     def parts(self) -> dict[str, Examples]:
         """The table of each split that is not empty."""
@@ -148,6 +159,7 @@ def save(path: Path, frozen: Frozen) -> None:
             class_names=np.asarray(examples.class_names, np.str_),
             split=frozen.split,
             sizes=frozen.sizes,
+            short_side=frozen.short_side,
         )
         file.flush()
         os.fsync(file.fileno())
@@ -170,7 +182,7 @@ def restore(path: Path, found: Examples) -> Frozen:
         names, split, sizes = columns["names"], columns["split"], columns["sizes"]
         class_names = tuple(str(name) for name in columns["class_names"])
         labels, weights, stated_split = columns["labels"], columns["weights"], columns["stated_split"]
-        orientations = columns["orientations"]
+        orientations, short_side = columns["orientations"], int(columns["short_side"])
         each = (labels, weights, stated_split, orientations, split, sizes[:, 0])
         whole = all(column.shape == names.shape for column in each)
     except (OSError, ValueError, TypeError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
@@ -202,7 +214,7 @@ def restore(path: Path, found: Examples) -> Frozen:
         orientations=orientations,
         class_names=class_names,
     )
-    return Frozen(restored, split, sizes)
+    return Frozen(restored, split, sizes, short_side)
 
 
 def _damaged(path: Path, reason: str) -> UserError:

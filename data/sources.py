@@ -11,6 +11,8 @@ from data.errors import UserError
 from data.examples import SPLITS, Examples
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+# A folder that holds this file is the workdir of a session, not a class.
+SESSION_LOCK = "onward.lock"
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -49,6 +51,19 @@ def synthetic(
     *, examples: int = 256, classes: int = 4, height: int = 32, width: int = 32, noise: float = 64.0, seed: int = 0
 ) -> Examples:
     """Images in memory: a tint that belongs to the class plus uniform noise of +-`noise` levels."""
+    for name, value, least in (
+        ("examples", examples, 1),
+        ("classes", classes, 2),
+        ("height", height, 1),
+        ("width", width, 1),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise UserError(
+                f"{name} = {value!r}",
+                where=f"gin binding synthetic.{name}",
+                expected=f"a whole number, at least {least}",
+                do="correct it",
+            )
     random = np.random.Generator(np.random.Philox(seed))
     labels = np.arange(examples, dtype=np.int32) % classes
     tints = random.uniform(64, 192, (classes, 1, 1, 3))
@@ -77,6 +92,13 @@ def folder(
     Raises:
         UserError: no such folder, nothing in it, one class only, a class without images, a link out of `root`.
     """
+    if isinstance(class_names, str):
+        raise UserError(
+            f"class_names = {class_names!r}",
+            where="gin binding folder.class_names",
+            expected="a list of names",
+            do=f"folder.class_names = ['{class_names}', ...]",
+        )
     if root is None:
         raise UserError(
             "no data folder is named",
@@ -172,7 +194,8 @@ def _check_classes(root: str, wanted: list[str], found: list[str]) -> None:
 def _subfolders(root: str, *, where: str) -> list[str]:
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(root, entry))
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(root, entry)]
+            return sorted(name for name in names if not os.path.exists(os.path.join(root, name, SESSION_LOCK)))
     except OSError as error:
         raise UserError(
             f"cannot read the data folder {root}: {error.strerror}",

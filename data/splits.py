@@ -13,6 +13,10 @@ TRAIN, VALIDATION, TEST = range(3)
 
 def name_hashes(names: np.ndarray, *, seed: int) -> np.ndarray:
     """[N] uint64 hashes of [N] names, evenly spread, independent for each seed."""
+    if not isinstance(seed, int):
+        raise UserError(
+            f"seed = {seed!r}", where="gin binding of the split's seed", expected="a whole number", do="correct it"
+        )
     salt = b"%d/" % seed
     digests = b"".join(hashlib.blake2b(salt + name, digest_size=8).digest() for name in names.tolist())
     return np.frombuffer(digests, np.uint64)

@@ -35,7 +35,7 @@ def main() -> int:
             do="--gin_file=configs/benchmark.gin",
         )
     split = recipe.split(examples)
-    frozen = Frozen(examples, split, np.tile(np.int32(shape), (len(examples), 1)))
+    frozen = Frozen(examples, split, np.tile(np.int32(shape), (len(examples), 1)), recipe.image_size)
     strategy = devices.set_up(flags.FLAGS.devices)
 
     rounds = {"onward": benchmark.onward(recipe, frozen, strategy=strategy)}

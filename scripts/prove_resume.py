@@ -21,6 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from data.errors import UserError
+from data.sources import SESSION_LOCK
 from scripts import train
 from trainer import checkpoints
 from trainer.checkpoints import Checkpoints
@@ -40,7 +41,7 @@ def main() -> int:
     quota = _quota(kills)
     moments = random.Random(seed)
     for name in ("straight", "interrupted"):
-        shutil.rmtree(workdir / name, ignore_errors=True)
+        _remove(workdir / name)
     print(
         f"{kills} kills, seed {seed}: " + ", ".join(f"{count} in {phase}" for phase, count in quota.items()), flush=True
     )
@@ -75,6 +76,18 @@ def main() -> int:
         print(f"DIFFERENT: {difference}")
         return 1
     return 0
+
+
+def _remove(workdir: Path) -> None:
+    """Removes the workdir of an earlier proof, and nothing else."""
+    if workdir.exists() and any(workdir.iterdir()) and not (workdir / SESSION_LOCK).exists():
+        raise UserError(
+            f"{workdir} is there and is no workdir of a session",
+            where="--workdir",
+            expected="a folder that is new, or from an earlier proof",
+            do="choose another --workdir",
+        )
+    shutil.rmtree(workdir, ignore_errors=True)
 
 
 def _quota(kills: int) -> dict[str, int]:

@@ -134,6 +134,8 @@ class Checkpoints:
             except OSError:
                 shutil.copy2(source, part)
             os.replace(part, target)
+            # Where both are links to the same bytes already, replacing does nothing.
+            part.unlink(missing_ok=True)
         for old in best.glob("ckpt-*"):
             if not old.name.startswith(f"ckpt-{step}."):
                 old.unlink()
@@ -228,7 +230,8 @@ def _plain(key: str) -> str | None:
     """`model/backbone.Sconv.Skernel/.ATTRIBUTES/VARIABLE_VALUE` -> `model/backbone/conv/kernel`."""
     if not key.endswith("/.ATTRIBUTES/VARIABLE_VALUE") or key.startswith("save_counter/"):
         return None
-    return key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE").replace(".S", "/").replace("..", ".")
+    name = key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+    return re.sub(r"\.([.S])", lambda escaped: "/" if escaped[1] == "S" else ".", name)
 
 
 def _compare(prefix: Path, wanted: Mapping[str, tf.Variable], group: str | None = None) -> None:

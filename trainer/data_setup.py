@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -27,26 +28,28 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
     Raises:
         UserError: no data, images that do not decode, or data that is not that of the session.
     """
-    found = launch.call(recipe.source)
+    short = short_side(recipe)
+    found = _in_memory(_checked(launch.call(recipe.source), workdir), short)
     if resuming:
         frozen = tables.restore(workdir.examples, found)
         # The split is the frozen one. The rule still takes its bindings, so that they are part of every config.
         launch.call(recipe.split, frozen.examples)
-        return frozen
+        if short == frozen.short_side:
+            return frozen
+        sizes, bad = _sizes(frozen.examples, short, console)
+        if bad:
+            raise bad_images(frozen.examples, bad)
+        return dataclasses.replace(frozen, sizes=sizes, short_side=short)
     split = launch.call(recipe.split, found)
-    if found.pixels is not None:
-        sizes = np.tile(np.int32(found.pixels.shape[1:3]), (len(found), 1))
-        return Frozen(found, split, sizes)
-    report = console.count("decoding", len(found))
-    sizes, bad = decode.inspect(found, short_side=short_side(recipe), report=report)
-    console.close()
+    sizes, bad = _sizes(found, short, console)
     if bad and recipe.bad_images == "refuse":
         raise bad_images(found, bad)
     for row, reason in bad.items():
         console.say(f"left out {found.where(row)}: {reason}", style="yellow")
     good = np.setdiff1d(np.arange(len(found)), np.array(list(bad), int))
     kept = found.take(good)
-    kept = dataclasses.replace(kept, orientations=decode.orientations(kept))
+    if kept.pixels is None:
+        kept = dataclasses.replace(kept, orientations=decode.orientations(kept))
     for label in np.setdiff1d(np.arange(len(found.class_names)), kept.labels):
         raise UserError(
             f"no image of the class {found.class_names[label]} decodes",
@@ -61,7 +64,42 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
             expected="at least one good image to train on",
             do="replace the images, or lower the shares of validation and test",
         )
-    return Frozen(kept, split[good], sizes[good])
+    return Frozen(kept, split[good], sizes[good], short)
+
+
+def _checked(found: Examples, workdir: Workdir) -> Examples:
+    shape = (1, 1) if found.pixels is None else found.pixels.shape[1:3]
+    if len(found.class_names) < 2 or not len(found) or 0 in shape:
+        raise UserError(
+            f"{len(found)} examples of the classes {list(found.class_names)}, images of {shape[0]} x {shape[1]}",
+            where="gin binding train.source",
+            expected="at least two classes, and images with pixels",
+            do="correct the source",
+        )
+    if found.root is not None and workdir.path.resolve() == Path(found.root).resolve():
+        raise UserError(
+            f"the workdir is the data folder, {found.root}",
+            where="--workdir, gin binding folder.root (data_dir)",
+            expected="a workdir of its own",
+            do="--workdir=runs/NAME",
+        )
+    return found
+
+
+def _in_memory(found: Examples, short: int) -> Examples:
+    if found.pixels is None:
+        return found
+    return dataclasses.replace(found, pixels=decode.shrink_array(found.pixels, short_side=short))
+
+
+def _sizes(examples: Examples, short: int, console: Console) -> tuple[np.ndarray, dict[int, str]]:
+    """Height and width of each canvas, and why the bad ones are bad."""
+    if examples.pixels is not None:
+        return np.tile(np.int32(examples.pixels.shape[1:3]), (len(examples), 1)), {}
+    try:
+        return decode.inspect(examples, short_side=short, report=console.count("decoding", len(examples)))
+    finally:
+        console.close()
 
 
 def untrained_classes(frozen: Frozen) -> list[str]:

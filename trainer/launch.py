@@ -6,6 +6,7 @@ import errno
 import inspect
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from trainer.quiet import stderr_aside
 # TensorFlow's log would tear the progress display: the setting is read when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 with stderr_aside():
-    import tensorflow  # noqa: F401
+    import tensorflow
 
 import gin
 from absl import app, flags, logging
@@ -69,6 +70,8 @@ def run(main: Callable[[], int | None]) -> None:
 
     def guarded(argv: Sequence[str]) -> int:
         chatter.close()
+        # Until the loop listens itself.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1:
@@ -82,6 +85,10 @@ def run(main: Callable[[], int | None]) -> None:
         except UserError as error:
             _print_error(error)
             return error.exit_status
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            print("nobody reads the output any more: stopped; the same command goes on", file=sys.stderr)
+            return STOPPED
         except KeyboardInterrupt:
             print("interrupted before there was anything new to save; the same command starts again", file=sys.stderr)
             return STOPPED
@@ -144,7 +151,8 @@ def parse_gin(files: Sequence[str], params: Sequence[str]) -> None:
         gin.parse_config_files_and_bindings(
             paths, list(params), finalize_config=False, print_includes_and_imports=False
         )
-    except (OSError, SyntaxError, ValueError, KeyError, ImportError, TypeError, RuntimeError) as error:
+    # A module that a recipe imports may fail in any way.
+    except Exception as error:
         raise _explained(error) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -212,7 +220,7 @@ def call(configurable: Callable, *arguments):
         return configurable(*arguments)
     except UserError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, tensorflow.errors.OpError) as error:
         text = str(error).strip()
         macro = re.search(r"In call to configurable 'macro' .* in scope '([\w/.]+)'", text)
         found = f"the macro %{macro[1]} has no value" if macro else " ".join(text.split())

@@ -77,13 +77,18 @@ class Recipe:
     def __post_init__(self):
         for name in ("batch_size", "image_size", "window", "keep_checkpoints", "evaluation_samples"):
             _expect(name, getattr(self, name), _is_count(getattr(self, name)), "a whole number above 0")
-        _expect("seed", self.seed, isinstance(self.seed, int) and not isinstance(self.seed, bool), "a whole number")
+        _expect(
+            "seed",
+            self.seed,
+            _is_count(self.seed + 1) and self.seed < 2**32 if isinstance(self.seed, int) else False,
+            "a whole number below 2**32",
+        )
         evaluation = self.evaluation_batch_size
         _expect("evaluation_batch_size", evaluation, evaluation is None or _is_count(evaluation), "None or above 0")
         number = isinstance(self.crop, int | float) and 0 < self.crop <= 1
         _expect("crop", self.crop, number, "a number above 0, at most 1")
         clip = self.clip_norm
-        _expect("clip_norm", clip, clip is None or (isinstance(clip, int | float) and clip > 0), "None or above 0")
+        _expect("clip_norm", clip, clip is None or (_is_number(clip) and clip > 0), "None or above 0")
         _expect("deterministic", self.deterministic, isinstance(self.deterministic, bool), "True or False")
         for name, choices in (
             ("precision", PRECISIONS),
@@ -100,6 +105,10 @@ class Recipe:
         _expect("policy", self.policy, isinstance(self.policy, Policy), "@policy()")
         listed = isinstance(self.stages, list | tuple) and all(isinstance(stage, Stage) for stage in self.stages)
         _expect("stages", self.stages, listed, "a list like [@head/stage(), @blocks/stage()]")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_count(value) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import gin
 import keras
@@ -55,12 +56,17 @@ class Session:
             self.console.say(f"the class {name} has no image in train and cannot be learned", style="yellow")
         self.plan = plan(recipe.stages, examples=len(self.parts["train"]), batch=recipe.batch_size)
         self.evaluate_steps, self.checkpoint_steps = (
-            max(1, durations.steps(every, examples=self.plan.examples, batch=self.plan.batch, where=where))
+            _at_least_one(
+                durations.steps(every, examples=self.plan.examples, batch=self.plan.batch, where=where), where
+            )
             for every, where in (
                 (recipe.evaluate_every, "train.evaluate_every"),
                 (recipe.checkpoint_every, "train.checkpoint_every"),
             )
         )
+        positions = tf.range(2, dtype=tf.int64)
+        launch.call(partial(recipe.policy.matrices, seed=recipe.seed, image_size=recipe.image_size), positions)
+        launch.call(recipe.optimizer.make)
         launch.check_consumed()
         self.config = gin.operative_config_str()
         if self.resuming:
@@ -261,7 +267,8 @@ class Session:
         """Evaluates and saves where it is time; what a stop has cut short is made up for at the next start."""
         done = self.step == self.plan.steps
         deciding = self._deciding_split()
-        splits = [name for name in self.parts if name != "train"] if done else [deciding]
+        watched = next((name for name in ("validation", "test") if name in self.parts), None)
+        splits = [name for name in self.parts if name != "train"] if done else [watched]
         improved = False
         if done or self._is_time(self.evaluate_steps):
             for split in splits:
@@ -273,7 +280,7 @@ class Session:
         time_to_save = self._is_time(self.checkpoint_steps) or stage_ends or improved or self.stop.requested
         if self.step and time_to_save and self.checkpoints.newest() != self.step:
             self._save()
-        if improved:
+        if improved or deciding is None:
             self.checkpoints.keep_best(self.step)
 
     def _is_time(self, every: int) -> bool:
@@ -283,13 +290,21 @@ class Session:
         return self.step > 0 and self.step // every > before // every
 
     def _save(self) -> None:
+        broken = self.state.not_finite()
+        if broken:
+            raise RunFailure(
+                f"{len(broken)} variables are NaN or infinite after step {self.step}: {', '.join(broken[:4])}",
+                where=f"last good checkpoint: {self.checkpoints.newest_name()}",
+                expected="finite weights; these were not saved",
+                do="lower the learning rate or set train.clip_norm in a new --workdir",
+            )
         began = time.perf_counter()
         self.checkpoints.save(self.step)
         self.log.append([{"event": "checkpoint", "step": self.step, "seconds": time.perf_counter() - began}])
 
     def _deciding_split(self) -> str | None:
-        """The split whose accuracy decides which checkpoint is best."""
-        return next((name for name in ("validation", "test") if name in self.parts), None)
+        """The split whose accuracy decides which checkpoint is best: never test. Without it the newest is best."""
+        return "validation" if "validation" in self.parts else None
 
     def _evaluate(self, split: str) -> dict | None:
         examples = self.parts[split]
@@ -334,7 +349,18 @@ class Session:
         self.log.append([{"event": "stop", "step": self.step, "reason": self.stop.requested, "time": time.time()}])
         self.console.close()
         self.console.say(
-            f"{self.stop.requested}: stopped at step {self.step} of {self.plan.steps}, saved. "
+            f"{self.stop.requested}: stopped at step {self.step} of {self.plan.steps}{', saved' if self.step else ''}. "
             "The same command goes on from here."
         )
         return launch.STOPPED
+
+
+def _at_least_one(steps: int, where: str) -> int:
+    if steps < 1:
+        raise UserError(
+            "a duration of 0",
+            where=f"gin binding {where}",
+            expected="more than 0",
+            do="to evaluate and save less often, name a long one: (1000, 'epochs')",
+        )
+    return steps

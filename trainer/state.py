@@ -78,6 +78,18 @@ class TrainingState:
             "state": {"step": self.step, "best_value": self.best_value, "best_step": self.best_step},
         }
 
+    def not_finite(self) -> list[str]:
+        """Names of the model's variables that hold NaN or infinity."""
+        values = self.network.values()
+        floats = {name: value for name, value in values.items() if value.dtype.is_floating}
+        finite = _all_finite(list(floats.values())).numpy()
+        return [name for name, fine in zip(floats, finite, strict=True) if not fine]
+
+
+@tf.function
+def _all_finite(values: list[tf.Variable]) -> tf.Tensor:
+    return tf.stack([tf.reduce_all(tf.math.is_finite(value)) for value in values])
+
 
 def check_batch(batch: int, replicas: int) -> None:
     """Refuses a global batch that does not divide over the replicas."""

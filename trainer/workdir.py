@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import UserError
+from data.sources import SESSION_LOCK
 from trainer import launch
 
 # Settings that do not shape the weights.
@@ -72,7 +73,7 @@ class Workdir:
         Raises:
             UserError: another process has it.
         """
-        self._lock = open(self.path / "lock", "a+")  # noqa: SIM115, held as long as the process lives
+        self._lock = open(self.path / SESSION_LOCK, "a+")  # noqa: SIM115, held as long as the process lives
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,8 +89,22 @@ class Workdir:
         self._lock.flush()
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a session to go on with."""
-        return any(self.checkpoints.glob("ckpt-*.index"))
+        """Whether there is a session to go on with.
+
+        Raises:
+            UserError: there was one, and its checkpoints are gone. Nothing starts over by itself.
+        """
+        if any(self.checkpoints.glob("ckpt-*.index")):
+            return True
+        traces = [*self.checkpoints.glob("ckpt-*.manifest.json"), *self.checkpoints.glob("best/ckpt-*.index")]
+        if traces:
+            raise UserError(
+                f"the checkpoints of this session are gone, {traces[0].name} is left",
+                where=str(self.checkpoints),
+                expected="ckpt-STEP.index and ckpt-STEP.data-... as they were written",
+                do="put them back (those in best/ will do), or start a new --workdir",
+            )
+        return False
 
     def check_config(self, config: str, allowed: Sequence[str]) -> None:
         """Compares the operative configuration with the one the checkpoints were made with.
@@ -104,14 +119,32 @@ class Workdir:
         before = launch.settings(_read(self.config), where=str(self.config))
         now = launch.settings(config)
         differing = [name for name in launch.differences(before, now) if name not in FREE]
+        unknown = sorted(set(allowed) - before.keys() - now.keys())
+        if unknown:
+            raise UserError(
+                f"no setting is called {', '.join(unknown)}",
+                where="--allow_change",
+                expected=f"settings that differ: {', '.join(differing) or '(none)'}",
+                do="correct the names",
+            )
+        fixed = [name for name in differing if name.endswith("batch_size")]
+        if fixed:
+            rows = "; ".join(f"{name}: {before.get(name, 'unset')} -> {now.get(name, 'unset')}" for name in fixed)
+            raise UserError(
+                f"the batch size cannot change within a session: {rows}",
+                where=str(self.config),
+                expected="the batch size it was started with: a step stands for that many positions of the stream",
+                do="undo the change, or start a new --workdir",
+            )
         refused = [name for name in differing if name not in allowed]
         if refused:
             rows = "; ".join(f"{name}: {before.get(name, 'unset')} -> {now.get(name, 'unset')}" for name in refused)
+            allow = ",".join([*allowed, *refused])
             raise UserError(
                 f"the configuration does not fit the checkpoints of this workdir: {rows}",
                 where=str(self.config),
                 expected="the settings that the session was started with",
-                do=f"undo the change, start a new --workdir, or allow it: --allow_change={','.join(refused)}",
+                do=f"undo the change, start a new --workdir, or allow it: --allow_change={allow}",
             )
 
 

@@ -50,9 +50,21 @@ def _between(uniform: tf.Tensor, low: float, high: float) -> tf.Tensor:
     return low + uniform * (high - low)
 
 
+def _check_numbers(operation: str, **values: float) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int | float) or not np.isfinite(value):
+            raise UserError(
+                f"{name} = {value!r}",
+                where=f"gin binding {operation}.{name}",
+                expected="a number",
+                do=f"for example {operation}.{name} = 0.5",
+            )
+
+
 @gin.configurable
 def rotation(*, degrees: float) -> Operation:
     """Turns by an angle out of [-degrees, degrees], the same for x and y."""
+    _check_numbers("rotation", degrees=degrees)
 
     def matrix(uniform, size):
         angle = _between(uniform[:, 0], -np.pi / 180 * degrees, np.pi / 180 * degrees)
@@ -65,6 +77,7 @@ def rotation(*, degrees: float) -> Operation:
 @gin.configurable
 def shift(*, width: float = 0.0, height: float = 0.0) -> Operation:
     """Moves by fractions of the image out of [-width, width] and [-height, height]."""
+    _check_numbers("shift", width=width, height=height)
 
     def matrix(uniform, size):
         x = _between(uniform[:, 0], -width, width) * size
@@ -77,6 +90,7 @@ def shift(*, width: float = 0.0, height: float = 0.0) -> Operation:
 @gin.configurable
 def zoom(*, low: float, high: float, joint: bool = False) -> Operation:
     """Scales what is seen by factors out of [low, high]: below 1 enlarges. `joint` keeps the aspect."""
+    _check_numbers("zoom", low=low, high=high)
     if not 0 < low <= high:
         raise UserError(
             f"zoom from {low} to {high}",
@@ -96,6 +110,7 @@ def zoom(*, low: float, high: float, joint: bool = False) -> Operation:
 @gin.configurable
 def flip(*, horizontal: float = 0.5, vertical: float = 0.0) -> Operation:
     """Mirrors with these probabilities."""
+    _check_numbers("flip", horizontal=horizontal, vertical=vertical)
 
     def matrix(uniform, size):
         x = tf.where(uniform[:, 0] < horizontal, -1.0, 1.0)

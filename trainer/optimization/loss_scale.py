@@ -2,7 +2,6 @@
 
 import tensorflow as tf
 
-
 LARGEST = 2.0**24
 
 

@@ -11,6 +11,8 @@ import gin
 import keras
 import tensorflow as tf
 
+from data.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UpdateRule:
@@ -27,9 +29,21 @@ class UpdateRule:
     decay_vectors: bool = False
 
 
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not (isinstance(value, int | float) and 0 <= value < 1):
+            raise UserError(
+                f"{name} = {value!r}",
+                where=f"gin binding of the optimizer's {name}",
+                expected="a number, at least 0 and below 1",
+                do="correct it",
+            )
+
+
 @gin.configurable
 def sgd(*, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0) -> UpdateRule:
     """Stochastic gradient descent with momentum."""
+    _check_shares(momentum=momentum)
     return UpdateRule(
         make=lambda: keras.optimizers.SGD(momentum=momentum, nesterov=nesterov), weight_decay=weight_decay
     )
@@ -38,6 +52,7 @@ def sgd(*, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 
 @gin.configurable
 def adam(*, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> UpdateRule:
     """Adam (Kingma, Ba 2015)."""
+    _check_shares(beta_1=beta_1, beta_2=beta_2)
     return UpdateRule(make=lambda: keras.optimizers.Adam(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon))
 
 
@@ -51,6 +66,7 @@ def adamw(
     decay_vectors: bool = False,
 ) -> UpdateRule:
     """Adam with decoupled weight decay (Loshchilov, Hutter 2019)."""
+    _check_shares(beta_1=beta_1, beta_2=beta_2)
     return UpdateRule(
         make=lambda: keras.optimizers.Adam(beta_1=beta_1, beta_2=beta_2, epsilon=epsilon),
         weight_decay=weight_decay,

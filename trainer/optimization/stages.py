@@ -42,8 +42,15 @@ def stage(*, length: Duration, trains: Sequence[str] | str, schedule: Schedule, 
             expected=f"None or one of {', '.join(BATCHNORM_MODES)}",
             do="correct it",
         )
-    trains = (trains,) if isinstance(trains, str) else tuple(trains)
-    return Stage(name=name, length=length, trains=trains, schedule=schedule, batchnorm=batchnorm)
+    patterns = (trains,) if isinstance(trains, str) else trains
+    if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise UserError(
+            f"trains = {trains!r}",
+            where=f"gin binding {name}/stage.trains",
+            expected="head, backbone, all, last N blocks, regular expressions, or a list of these",
+            do=f"for example {name}/stage.trains = ['head', 'last 3 blocks']",
+        )
+    return Stage(name=name, length=length, trains=tuple(patterns), schedule=schedule, batchnorm=batchnorm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
@@ -92,16 +93,17 @@ class Console:
         self.say(
             f"{title}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "examples")
         )
+        names = [escape(_printable(name)) for name in names]
         table = Table("class", "examples", "recall", "precision", title="per class", title_justify="left")
         for row, name in enumerate(names):
             right, count, predicted = confusion[row, row], confusion[row].sum(), confusion[:, row].sum()
             shares = (f"{right / total:.4f}" if total else "-" for total in (count, predicted))
-            table.add_row(name, str(count), *shares)
+            table.add_row(escape(name), str(count), *shares)
         self._rich.print(table)
         if len(names) <= WIDEST:
-            table = Table("true \\ predicted", *names, title="confusion matrix", title_justify="left")
+            table = Table("true \\ predicted", *map(escape, names), title="confusion matrix", title_justify="left")
             for name, counts in zip(names, confusion, strict=True):
-                table.add_row(name, *map(str, counts))
+                table.add_row(escape(name), *map(str, counts))
             self._rich.print(table)
 
     def benchmark(self, title: str, rows: Sequence[dict]) -> None:
