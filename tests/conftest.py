@@ -4,11 +4,25 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import gin
+import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from data.errors import UserError
 from trainer import devices
+
+TESTS = Path(__file__).resolve().parent
+SECONDS = 120
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,3 +34,92 @@ def four_logical_cpus():
 @pytest.fixture(autouse=True)
 def empty_gin():
     gin.clear_config()
+
+
+@pytest.fixture(scope="session")
+def small() -> str:
+    """The recipe of the smallest run that has every part."""
+    return str(TESTS / "small.gin")
+
+
+@pytest.fixture
+def complaint() -> Callable:
+    """`with complaint("cat"):` expects an error in four parts that names every culprit."""
+
+    @contextlib.contextmanager
+    def expected(*culprits: str, kind: type[UserError] = UserError) -> Iterator[None]:
+        with pytest.raises(UserError) as caught:
+            yield
+        error = caught.value
+        # gin raises it as a class of its own, derived from ours.
+        assert isinstance(error, kind) and error.exit_status == kind.exit_status
+        for part in (error.found, error.where, error.expected, error.do):
+            assert part and part.strip()
+            assert part in str(error)
+        for culprit in culprits:
+            assert culprit in str(error)
+
+    return expected
+
+
+@pytest.fixture
+def photos(tmp_path) -> Callable:
+    """`photos({"cat/a.png": (8, 10)})` writes random pictures of those heights and widths and returns their root."""
+
+    def write(pictures: dict[str, tuple[int, int]], *, below: str = "photos") -> Path:
+        root = tmp_path / below
+        random = np.random.default_rng(len(pictures))
+        for name, (height, width) in pictures.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        return root
+
+    return write
+
+
+class Command:
+    """One of the project's commands as a process of its own."""
+
+    def __init__(self, ask: Callable, output: Path, script: str, arguments: list[str]):
+        self._ask, self._output = ask, output
+        self.pid = ask(start=script, arguments=arguments, output=str(output))
+
+    @property
+    def printed(self) -> str:
+        return self._output.read_text()
+
+    def end(self, number: int | None = None) -> int:
+        """Its exit status, after a signal if one is given."""
+        if number is not None:
+            os.kill(self.pid, signal.Signals(number))
+        return self._ask(wait=self.pid, seconds=SECONDS)
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
+    """`command("train", "--workdir=...")` starts scripts/train.py, see `command_server.py`."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    server = subprocess.Popen(
+        # -P: or else `trainer` would be the folder of its tests.
+        [sys.executable, "-P", str(TESTS / "command_server.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+    )  # fmt: skip
+
+    def ask(**request):
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        return json.loads(server.stdout.readline())
+
+    started = []
+
+    def start(script: str, *arguments: str) -> Command:
+        output = outputs / f"{len(started)}.txt"
+        output.touch()
+        started.append(Command(ask, output, script, list(arguments)))
+        return started[-1]
+
+    yield start
+    server.stdin.close()
+    server.wait(timeout=SECONDS)
+    server.stdout.close()

@@ -20,7 +20,7 @@ def files(names: list[bytes], labels: list[int]) -> Examples:
 
 def frozen(examples: Examples) -> Frozen:
     sizes = np.arange(2 * len(examples), dtype=np.int32).reshape(-1, 2) + 1
-    return Frozen(examples, splits.split_per_class(examples, validation=0.2, test=0.2), sizes)
+    return Frozen(examples, splits.split_per_class(examples, validation=0.2, test=0.2), sizes, 224)
 
 
 NAMES = [b"cat/1.jpg", b"cat/2.jpg", b"cat/a very much longer name.jpg", b"dog/1.jpg", b"dog/\xff\xfe.jpg"]
@@ -112,7 +112,7 @@ class TestFrozen:
 
     def test_an_empty_split_has_no_part(self):
         examples = files(NAMES, LABELS)
-        assert set(Frozen(examples, np.zeros(5, np.int8), np.ones((5, 2), np.int32)).parts()) == {"train"}
+        assert set(Frozen(examples, np.zeros(5, np.int8), np.ones((5, 2), np.int32), 224).parts()) == {"train"}
 
     @pytest.mark.parametrize("pixels", [True, False])
     def test_saved_and_restored_it_is_the_same(self, tmp_path, pixels: bool):
@@ -130,7 +130,7 @@ class TestFrozen:
         first = Examples.of(
             names=NAMES, labels=np.array(LABELS), class_names=["cat", "dog"], root="/photos", weights=weights
         )
-        kept = Frozen(first, np.array([2, 0, 1, 0, 0], np.int8), np.full((5, 2), 7, np.int32))
+        kept = Frozen(first, np.array([2, 0, 1, 0, 0], np.int8), np.full((5, 2), 7, np.int32), 224)
         tables.save(tmp_path / "examples.npz", kept)
         assert_same(tables.restore(tmp_path / "examples.npz", files(NAMES, LABELS)), kept)
 

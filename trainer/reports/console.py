@@ -93,7 +93,7 @@ class Console:
         self.say(
             f"{title}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "examples")
         )
-        names = [escape(_printable(name)) for name in names]
+        names = [_printable(name) for name in names]
         table = Table("class", "examples", "recall", "precision", title="per class", title_justify="left")
         for row, name in enumerate(names):
             right, count, predicted = confusion[row, row], confusion[row].sum(), confusion[:, row].sum()

@@ -1,0 +1,96 @@
+"""Sessions in the test's own process, and what they leave behind in it."""
+
+import hashlib
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tensorflow.python.framework import config as tensorflow_config
+
+from trainer import launch
+from trainer.recipe import Recipe
+from trainer.session import Session
+from trainer.signals import SIGNALS
+from trainer.workdir import Workdir
+
+# Measured, not computed: they differ from run to run.
+TIMES = ("time", "seconds", "images_per_second", "data_wait")
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """Takes back what a session changes for the whole process."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    tensorflow_config.disable_op_determinism()
+
+
+@pytest.fixture(scope="session")
+def open_session(small) -> Iterator[Callable[..., Session]]:
+    """`open_session(folder, "epochs = 2")`: a session as scripts/train.py makes it, ready to run.
+
+    The folder's earlier session counts as ended: its lock is released.
+    """
+    owners: dict[Path, Workdir] = {}
+
+    def release(folder: Path) -> None:
+        if folder in owners:
+            owners.pop(folder)._lock.close()
+
+    def make(folder: Path, *bindings: str, recipe: str = small, devices: str = "cpu", allow_change=()) -> Session:
+        release(folder)
+        launch.parse_gin([recipe], bindings)
+        workdir = Workdir(str(folder))
+        owners[folder] = workdir
+        return Session(launch.call(Recipe), workdir, device_spec=devices, allow_change=allow_change)
+
+    yield make
+    for folder in list(owners):
+        release(folder)
+
+
+@pytest.fixture(scope="session")
+def finished_once(open_session, tmp_path_factory) -> Path:
+    """The folder of the small recipe, trained straight to its end with deterministic operations."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert open_session(folder, "train.deterministic = True").run() == 0
+    tensorflow_config.disable_op_determinism()
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path) -> Path:
+    """A copy of that folder, to be damaged."""
+    return Path(shutil.copytree(finished_once, tmp_path / "finished"))
+
+
+@pytest.fixture
+def content() -> Callable[[Path], dict[str, str]]:
+    """Checksum of every file below a folder but the lock, by its name."""
+
+    def look(folder: Path) -> dict[str, str]:
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "onward.lock")
+        return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    return look
+
+
+@pytest.fixture
+def events() -> Callable[..., list[dict]]:
+    """`events(folder, "train")`: those of metrics.jsonl, strictly JSON, without what a clock measured."""
+
+    def refuse(text):
+        raise AssertionError(f"{text} is no JSON")
+
+    def read(folder: Path, kind: str | None = None, *, times: bool = False) -> list[dict]:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        found = [json.loads(line, parse_constant=refuse) for line in lines]
+        wanted = [event for event in found if kind in (None, event["event"])]
+        return [{k: v for k, v in event.items() if times or k not in TIMES} for event in wanted]
+
+    return read

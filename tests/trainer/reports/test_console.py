@@ -1,0 +1,114 @@
+"""What a person sees: one live line in a terminal, and few plain ones elsewhere."""
+
+import re
+
+import numpy as np
+import pytest
+
+from trainer.reports import console as module
+from trainer.reports.console import Console
+
+
+def train_event(step, *, loss=0.5, speed=100.0):
+    return {
+        "step": step, "epoch": step / 10, "loss": loss, "images_per_second": speed, "learning_rate": 1e-3,
+        "data_wait": 0.25,
+    }  # fmt: skip
+
+
+class TestElsewhereThanInATerminal:
+    def test_progress_is_a_line_now_and_then_and_one_at_the_end(self, capsys, monkeypatch):
+        now = [1000.0]
+        monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+        console = Console()
+        for step in range(1, 101):
+            console.train("head", train_event(step), steps=100, batch=8)
+            now[0] += 0.5
+        lines = capsys.readouterr().out.splitlines()
+        # 50 seconds in which a line is due when more than 10 have gone by; and the last step.
+        assert [re.match(r"head (\d+)/100", line)[1] for line in lines] == ["1", "22", "43", "64", "85", "100"]
+        assert "\x1b" not in "".join(lines)
+
+    def test_a_line_tells_loss_speed_rate_wait_and_time_left(self, capsys):
+        console = Console()
+        console.train("head", train_event(40, loss=2.0), steps=1000, batch=50)
+        line = capsys.readouterr().out
+        # 960 steps of 50 images at 100 a second.
+        for part in ("epoch 4.00", "loss 2.000 (mean 2.000)", "100 img/s", "lr 1.0e-03", "wait 25 %", "left 8:00"):
+            assert part in line
+
+    def test_loss_is_shown_with_a_running_mean_that_a_nan_does_not_spoil(self, capsys):
+        console = Console()
+        for step, loss in enumerate((1.0, 2.0, float("nan")), start=1):
+            console.train("all", train_event(step, loss=loss), steps=3, batch=1)
+        assert "loss nan (mean 1.050)" in capsys.readouterr().out
+
+    def test_long_lines_are_not_broken(self, capsys):
+        Console().say("x" * 500 + " [bold] " + "y" * 500)
+        assert capsys.readouterr().out == "x" * 500 + " [bold] " + "y" * 500 + "\n"
+
+    def test_names_that_are_no_text_are_escaped(self, capsys):
+        console = Console()
+        console.say("photos/\udcff.jpg")
+        console.header([("data", "photos/\udcff")])
+        console.evaluation("test", {"loss": 1.0}, np.eye(2, dtype=int), ["[old] cat", "\udcff"])
+        out = capsys.readouterr().out
+        assert out.count("\\udcff") == 2 + 3 and out.count(" [old] cat ") == 3
+
+    def test_decoding_and_evaluating_count_to_their_end(self, capsys):
+        report = Console().count("decoding", 30)
+        for done in range(31):
+            report(done)
+        assert capsys.readouterr().out.splitlines()[-1] == "decoding 30/30"
+
+
+class TestInATerminal:
+    @pytest.fixture(autouse=True)
+    def terminal(self, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setenv("COLUMNS", "80")
+
+    def test_progress_is_one_live_line_that_is_taken_away_in_the_end(self, capsys):
+        console = Console()
+        for step in range(1, 101):
+            console.train("head", train_event(step), steps=100, batch=8)
+        console.say("in between")
+        console.close()
+        console.close()
+        out = capsys.readouterr().out
+        assert "in between" in out and "head 100/100" in out
+        assert out.count("\n") < 100, "a line of its own for every step would be a flood"
+        assert "\x1b[2K" in out, "the live line is erased"
+
+
+def test_results_are_a_table_of_splits_with_the_way_to_the_folder(capsys, tmp_path):
+    figures = {"loss": 0.1234, "accuracy": 0.5, "top5_accuracy": 1.0, "examples": 11}
+    summary = {
+        "steps": 9, "epochs": 1.64, "final": {"test": figures}, "images_per_second": 120.4, "seconds": 3725.0,
+        "best": {"split": "validation", "metric": "accuracy", "value": 0.6, "step": 6},
+    }  # fmt: skip
+    Console().results(summary, tmp_path)
+    out = capsys.readouterr().out
+    for part in ("9 steps, 1.6 epochs in 1:02:05, 120 images/s", "test", "11", "0.5000", "1.0000", "0.1234"):
+        assert part in out
+    assert "best validation accuracy: 0.6000 at step 6" in out and f"workdir: {tmp_path}" in out
+    Console().results(summary | {"best": {}, "final": {}}, tmp_path)
+    assert "best" not in capsys.readouterr().out
+
+
+def test_an_evaluation_shows_recall_and_precision_by_class(capsys):
+    confusion = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    Console().evaluation("test", {"accuracy": 7 / 8, "examples": 8}, confusion, ["cat", "dog", "emu"])
+    out = capsys.readouterr().out
+    rows = {
+        name: re.search(rf"│ {name} +│ (\S+) +│ (\S+) +│ (\S+) +│\n", out).groups() for name in ("cat", "dog", "emu")
+    }
+    assert rows == {"cat": ("4", "0.7500", "1.0000"), "dog": ("4", "1.0000", "0.8000"), "emu": ("0", "-", "-")}
+    assert "accuracy 0.8750" in out and "confusion matrix" in out
+
+
+def test_a_confusion_matrix_that_does_not_fit_is_not_shown(capsys):
+    Console().evaluation("test", {"accuracy": 1.0}, np.eye(13, dtype=int), [f"class{n}" for n in range(13)])
+    out = capsys.readouterr().out
+    assert "class12" in out and "confusion matrix" not in out
