@@ -250,3 +250,8 @@ class TestDamage:
                 except UserError:
                     continue
                 assert_same(restored, kept)
+
+
+def test_names_that_are_there_twice_are_refused(complaint):
+    with complaint("cat/1.jpg", "again"):
+        files([b"cat/1.jpg", b"dog/1.jpg", b"cat/1.jpg"], [0, 1, 0])

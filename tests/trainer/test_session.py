@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from data import decode
 from data.errors import RunFailure
 from trainer import checkpoints
 from trainer.launch import STOPPED
@@ -514,3 +515,66 @@ def test_the_loss_scale_is_part_of_every_checkpoint(finished):
     assert {"state/step", "state/best_value", "state/best_step"} <= names.keys()
     assert any("seed_generator_state" in name for name in names)
     assert not any("learning_rate" in name for name in names)
+
+
+class TestTheBestCheckpoint:
+    def test_is_chosen_on_validation(self, finished):
+        summary = json.loads((finished / "summary.json").read_text())
+        assert summary["best"]["split"] == "validation"
+
+    def test_is_the_newest_where_there_is_no_validation_split_and_never_chosen_on_test(self, tmp_path, open_session):
+        folder = tmp_path / "run"
+        session = open_session(folder, "split_by_hash.validation = 0", "train.split = @split_by_hash")
+        assert session.run() == 0
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["best"] == {} and set(summary["final"]) == {"test"}
+        assert [path.name for path in (folder / "checkpoints" / "best").glob("*.index")] == [
+            f"ckpt-{session.plan.steps}.index"
+        ]
+
+
+class TestWeightsThatAreBroken:
+    def test_are_not_saved(self, tmp_path, open_session, complaint):
+        session = open_session(
+            tmp_path / "run", "train.evaluate_every = (1000, 'epochs')", "stage.length = (6, 'steps')"
+        )
+        train = session._train_window
+
+        def train_and_break():
+            train()
+            if session.step == 6:
+                session.state.network.variables["head/head_logits/bias"].assign([float("nan")] * 4)
+
+        session._train_window = train_and_break
+        with complaint("head/head_logits/bias", "step 6", "ckpt-4", kind=RunFailure):
+            session.run()
+        assert not list((tmp_path / "run" / "checkpoints").glob("ckpt-6*"))
+
+
+class TestAWorkdir:
+    def test_whose_checkpoints_are_gone_does_not_start_over(self, finished, open_session, complaint, content):
+        for index in (finished / "checkpoints").glob("*.index"):
+            index.unlink()
+        before = content(finished)
+        with complaint("gone", str(finished / "checkpoints")):
+            open_session(finished, "train.deterministic = True")
+        assert content(finished) == before
+
+    def test_may_lie_in_the_data_folder_but_not_be_it(self, tmp_path, open_session, photos, complaint):
+        root = photos({f"{kind}/{index}.png": (20, 24) for kind in ("cat", "dog") for index in range(12)})
+        recipe = str(Path(__file__).parent.parent / "photos.gin")
+        bindings = [f"data_dir = {str(root)!r}", "stage.length = (2, 'steps')"]
+        inside = root / "run"
+        assert open_session(inside, *bindings, recipe=recipe).run() == 0
+        assert open_session(inside, *bindings, recipe=recipe).run() == 0
+        with complaint("the workdir is the data folder"):
+            open_session(root, *bindings, recipe=recipe)
+
+
+def test_images_in_memory_are_shrunk_as_files_are():
+    checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    pixels = np.repeat(checks[None, :, :, None], 3, axis=-1).astype(np.uint8)
+    small = decode.shrink_array(pixels, short_side=16)
+    assert small.shape == (1, 16, 16, 3)
+    # The mean of 4 x 4 black and white pixels in equal number is 127.5.
+    assert set(np.unique(small)) <= {127, 128}

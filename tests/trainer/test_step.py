@@ -14,7 +14,7 @@ from data.augment.policy import Policy
 from trainer import devices, metrics
 from trainer.losses import cross_entropy
 from trainer.optimization import optimizers
-from trainer.optimization.loss_scale import LossScale
+from trainer.optimization.loss_scale import LARGEST, LossScale
 from trainer.optimization.optimizers import Optimizer
 from trainer.step import Rendering, evaluation_window, train_window
 
@@ -217,6 +217,8 @@ def test_the_scale_doubles_after_enough_finite_steps_and_never_falls_below_one()
     setup = set_up(1, precision="mixed_float16", patience=3)
     setup.loss_scale.value.assign(4.0)
     np.testing.assert_array_equal(setup.train(7)["loss_scale"], [4, 4, 4, 8, 8, 8, 16])
+    setup.loss_scale.value.assign(LARGEST)
+    assert setup.train(4)["loss_scale"].max() == LARGEST
     setup.loss_scale.value.assign(1.0)
     setup.loss_scale.update(tf.constant(False))
     assert float(setup.loss_scale.value.numpy()) == 1.0
