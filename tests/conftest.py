@@ -16,6 +16,7 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import settings
 from PIL import Image
 
 from data.errors import UserError
@@ -23,6 +24,10 @@ from trainer import devices
 
 TESTS = Path(__file__).resolve().parent
 SECONDS = 120
+
+# A loaded machine is no failure.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,7 +43,7 @@ def keras_fit(recipe: Recipe, examples: Examples, *, steps_per_execution: int, j
     """
     architecture = recipe.model
     network = architecture.build(
-        image_size=recipe.image_size, classes=len(examples.class_names), precision=recipe.precision
+        image_size=recipe.image_size, classes=len(examples.class_names), precision=recipe.precision, fused=False
     )
     colour = architecture.backbone.colour
     images = examples.pixels.astype(np.float32) @ colour[:, :3].T + colour[:, 3]

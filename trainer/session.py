@@ -81,7 +81,7 @@ class Session:
         """
         if self.resuming and self.log.find("stop", step=self.plan.steps, reason="done"):
             # A summary that is missing or damaged is made again below.
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError, LookupError, TypeError):
                 results = read_json(self.workdir.summary)
                 self.console.say("This session is complete; there is nothing left to do.")
                 self.console.results(results, self.workdir.path)

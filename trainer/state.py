@@ -81,13 +81,14 @@ class TrainingState:
     def not_finite(self) -> list[str]:
         """Names of the model's variables that hold NaN or infinity."""
         values = self.network.values()
-        floats = {name: value for name, value in values.items() if value.dtype.is_floating}
+        # Tensors: a traced function would go on looking at the variables of the first session in this process.
+        floats = {name: value.read_value() for name, value in values.items() if value.dtype.is_floating}
         finite = _all_finite(list(floats.values())).numpy()
         return [name for name, fine in zip(floats, finite, strict=True) if not fine]
 
 
 @tf.function
-def _all_finite(values: list[tf.Variable]) -> tf.Tensor:
+def _all_finite(values: list[tf.Tensor]) -> tf.Tensor:
     return tf.stack([tf.reduce_all(tf.math.is_finite(value)) for value in values])
 
 

@@ -124,6 +124,7 @@ class TestABinding:
             "train.policy = @policy", "train.optimizer = @adam", "train.model = @model", "train.loss = @cross_entropy",
             "train.source = @synthetic()", "train.stages = @head/stage()", "train.stages = None",
             "train.evaluation_batch_size = 0", "train.bad_images = 'ignore'", "model.weights = 3",
+            "head/stage.trains = 3", "synthetic.classes = 'four'", "train.seed = -1", "train.clip_norm = True",
         ],
     )  # fmt: skip
     def test_of_a_value_that_cannot_be_is_named_with_what_can(self, small, complaint, binding):

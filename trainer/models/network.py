@@ -9,6 +9,7 @@ import tensorflow as tf
 from data.errors import UserError
 from trainer.models import backbones, keras_file
 from trainer.models.backbones import Backbone
+from trainer.models.batchnorm import fuse
 from trainer.models.heads import Head, linear
 from trainer.models.weights import WeightReport
 
@@ -45,8 +46,14 @@ class Architecture:
     pretrained: str | None
     head: Head
 
-    def build(self, *, image_size: int, classes: int, precision: str) -> Network:
+    def build(self, *, image_size: int, classes: int, precision: str, fused: bool = True) -> Network:
         """Builds the model in the strategy and from the random seed in effect, and loads its weights.
+
+        Args:
+            image_size: side of the images.
+            classes: number of outputs.
+            precision: one of PRECISIONS.
+            fused: with the batch normalisation of `trainer.models.batchnorm` in place of Keras'.
 
         Raises:
             UserError: the image size does not suit the backbone, or the weights do not fit.
@@ -56,6 +63,7 @@ class Architecture:
         try:
             inputs = keras.Input((image_size, image_size, 3), dtype="float32")
             backbone = self._backbone(image_size)
+            backbone = fuse(backbone) if fused else backbone
             outputs = self._outputs(backbone(inputs), classes)
             model = keras.Model(inputs, outputs, name=f"{self.backbone.name}_with_head")
         finally:

@@ -1,0 +1,68 @@
+"""The fused batch normalisation is Keras' own, to rounding."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.models.batchnorm import BatchNormalization, fuse
+
+
+def twins(**arguments):
+    layers = [keras.layers.BatchNormalization(**arguments), BatchNormalization(**arguments)]
+    random = np.random.default_rng(0)
+    for layer in layers:
+        layer.build((None, 5, 7, 6))
+    values = [random.uniform(0.5, 2, variable.shape) for variable in layers[0].variables]
+    for layer in layers:
+        for variable, value in zip(layer.variables, values, strict=True):
+            variable.assign(value)
+    return layers
+
+
+def run(layer, inputs, training):
+    inputs = tf.constant(inputs)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs, training=training)
+        # Weights that differ by element, so that the gradient is not the trivial one of a plain sum.
+        target = tf.reduce_sum(tf.cast(outputs, tf.float32) ** 2 * tf.reshape(tf.range(2.0, 842.0) / 842, [4, 5, 7, 6]))
+    gradients = tape.gradient(target, [inputs, layer.gamma.value, layer.beta.value])
+    return [outputs, *gradients, *(variable.numpy() for variable in layer.variables)]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-5])
+def test_outputs_gradients_and_moving_statistics_are_those_of_keras(training, trainable, epsilon):
+    inputs = np.random.default_rng(1).normal(3, 2, (4, 5, 7, 6)).astype(np.float32)
+    theirs, ours = twins(epsilon=epsilon, momentum=0.9)
+    theirs.trainable = ours.trainable = trainable
+    for left, right in zip(run(theirs, inputs, training), run(ours, inputs, training), strict=True):
+        left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
+        # Sums over 140 positions in another order: relative 140 * 2**-23, of the largest value summed.
+        np.testing.assert_allclose(right, left, rtol=0, atol=140 * 2.0**-23 * np.abs(left).max())
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_keeps_statistics_in_float32(dtype):
+    inputs = np.random.default_rng(1).normal(3, 2, (4, 5, 7, 6)).astype(np.float32)
+    theirs, ours = twins(dtype=dtype, momentum=0.5)
+    outputs = [layer(inputs, training=True) for layer in (theirs, ours)]
+    assert outputs[0].dtype == outputs[1].dtype == dtype.removeprefix("mixed_")
+    for left, right in zip(theirs.variables, ours.variables, strict=True):
+        assert right.dtype == "float32"
+        # The inputs were rounded to 11 or 8 bits; sums of them are exact to float32 rounding.
+        np.testing.assert_allclose(right.numpy(), left.numpy(), rtol=140 * 2.0**-23)
+
+
+def test_a_fused_model_has_the_names_shapes_and_weight_file_of_the_original(tmp_path):
+    original = keras.applications.MobileNetV2((32, 32, 3), include_top=False, weights=None, alpha=0.35)
+    fused = fuse(original)
+    assert [v.path for v in fused.variables] == [v.path for v in original.variables]
+    assert [v.shape for v in fused.variables] == [v.shape for v in original.variables]
+    assert sum(isinstance(layer, BatchNormalization) for layer in fused.layers) == 52
+    original.save_weights(tmp_path / "original.weights.h5")
+    fused.load_weights(tmp_path / "original.weights.h5")
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(fused(images, training=False), original(images, training=False))
