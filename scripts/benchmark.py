@@ -25,6 +25,7 @@ FIT_SETTINGS = ((1, False), (20, False), (1, True))
 def main() -> int:
     launch.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
     recipe = launch.call(Recipe)
+    strategy = devices.set_up(flags.FLAGS.devices)
     examples = recipe.source()
     shape = None if examples.pixels is None else examples.pixels.shape[1:3]
     if shape != (recipe.image_size, recipe.image_size):
@@ -36,7 +37,6 @@ def main() -> int:
         )
     split = recipe.split(examples)
     frozen = Frozen(examples, split, np.tile(np.int32(shape), (len(examples), 1)), recipe.image_size)
-    strategy = devices.set_up(flags.FLAGS.devices)
 
     rounds = {"onward": benchmark.onward(recipe, frozen, strategy=strategy)}
     launch.check_consumed()

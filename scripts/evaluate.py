@@ -25,6 +25,8 @@ def main() -> int:
     recipe = launch.call(Recipe)
     prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint)
     console = Console()
+    # Before the data: TensorFlow cannot change its devices once something has used them.
+    strategy = devices.set_up(flags.FLAGS.devices)
     frozen = data_setup.open_data(recipe, workdir, console, resuming=True)
     launch.check_consumed()
     parts = frozen.parts()
@@ -37,7 +39,6 @@ def main() -> int:
             do="choose one of them",
         )
 
-    strategy = devices.set_up(flags.FLAGS.devices)
     names = frozen.examples.class_names
     with strategy.scope():
         # Every weight comes from the checkpoint; the file of the pre-trained ones may be gone.
