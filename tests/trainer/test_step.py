@@ -140,6 +140,19 @@ def test_gradients_are_those_of_the_weighted_mean_over_the_global_batch():
             np.testing.assert_allclose(results[replicas][name], gradient, rtol=1e-4, atol=BATCH * 49 * 2**-23)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_an_update_is_as_long_as_the_clipped_global_gradient(replicas, precision):
+    setup = set_up(replicas, rule=optimizers.sgd(momentum=0.0), clip_norm=0.125, precision=precision)
+    before = setup.weights()
+    assert setup.train(1, learning_rate=1.0)["gradient_norm"][0] > 0.125
+    length = np.sqrt(
+        sum(((before[name] - after).astype(np.float64) ** 2).sum() for name, after in setup.weights().items())
+    )
+    # Each weight, below 1, is rounded to 2**-24 when it is updated: at most 2**-24 times the root of their number.
+    assert length == pytest.approx(0.125, abs=2.0**-23 * np.sqrt(sum(value.size for value in before.values())))
+
+
 def test_an_infinity_on_one_replica_is_skipped_on_both_halves_the_scale_and_training_goes_on():
     infinite = EXAMPLES.weights.copy()
     infinite[order_of(1)[BATCH // 2]] = np.inf  # seen in step 1 by the second replica alone
