@@ -1,22 +1,43 @@
 """Bytes -> canvas: uint8 pixels at the file's own shape, shrunk by a power of two, in a flat row of fixed length."""
 
-import concurrent.futures
-import os
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-from PIL import ExifTags, Image
-
-from data.examples import Examples
 
 # libjpeg shrinks by these factors inside the inverse DCT, at no cost.
 DCT_RATIOS = (1, 2, 4, 8)
-# A canvas holds at most this many times the pixels of a square of the wanted short side.
+# How a file becomes a canvas: 0 to 3, a JPEG shrunk by DCT_RATIOS[kind] and no further; ANY, as its bytes ask for.
+ANY = len(DCT_RATIOS)
+# Bytes that tell the format, and those that a BMP can have before its pixels.
+HEAD, BMP_HEAD = 32, 2048
+# A colour that no picture consists of.
+DYE = (1, 2, 3)
+# A canvas holds at most this many times the pixels of a square of the wanted short side ...
 LARGEST = 12
+# ... and at most this many pixels where images keep their full resolution.
+LARGEST_UNSHRUNK = 2**24
+# A file may state at most this many pixels, as Pillow has it: a few bytes can claim any number, and the decoders
+# make room for them before they look at the rest.
+LARGEST_STATED = 2**29 // 3
 
 
-def shrink_factor(height: tf.Tensor, width: tf.Tensor, *, short_side: int) -> tf.Tensor:
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How images become canvases: equal files and equal settings give equal pixels.
+
+    Attributes:
+        short_side: pixels that the short side of a canvas has at least, where the image has them; None: never shrunk.
+        background: red, green, blue in 0..255, what shows through where an image is transparent.
+    """
+
+    short_side: int | None
+    background: tuple[int, int, int] = (255, 255, 255)
+
+
+def shrink_factor(height: tf.Tensor, width: tf.Tensor, *, short_side: int | None) -> tf.Tensor:
     """Power of two by which a decoded image is shrunk: its short side stays at least `short_side` where it was.
 
     Images too long for a canvas of LARGEST * short_side ** 2 pixels are shrunk further.
@@ -27,51 +48,112 @@ def shrink_factor(height: tf.Tensor, width: tf.Tensor, *, short_side: int) -> tf
     Returns:
         int32 of that shape, at least 1.
     """
-    factor = tf.ones_like(height)
-    for exponent in range(1, 16):
-        candidate = 2**exponent
-        fits_short = tf.minimum(height, width) >= short_side * candidate
-        pixels = tf.cast(-(-height // factor), tf.int64) * tf.cast(-(-width // factor), tf.int64)
-        too_large = pixels > LARGEST * short_side**2
-        factor = tf.where(fits_short | too_large, candidate, factor)
-    return factor
+    if short_side is None:
+        return tf.ones_like(height)
+    height, width = height[..., None], width[..., None]
+    factors = tf.constant([2**exponent for exponent in range(16)])
+    fits_short = tf.cast(tf.minimum(height, width), tf.int64) >= short_side * tf.cast(factors[1:], tf.int64)
+    pixels = tf.cast(-(-height // factors[:-1]), tf.int64) * tf.cast(-(-width // factors[:-1]), tf.int64)
+    # Both hold up to some power of two and not beyond: counting finds it.
+    doublings = tf.reduce_sum(tf.cast(fits_short | (pixels > LARGEST * short_side**2), tf.int32), axis=-1)
+    return tf.bitwise.left_shift(tf.ones_like(doublings), doublings)
 
 
-def decode(encoded: tf.Tensor, *, short_side: int) -> tf.Tensor:
-    """Decodes JPEG, PNG, BMP or GIF (first frame); the content decides, not the name.
+def decode(encoded: tf.Tensor, *, decoding: Decoding) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes JPEG, PNG, WebP, BMP or GIF (first frame); the content decides, not the name.
 
     Returns:
-        [h, w, 3] uint8 with h = ceil(height / factor), w likewise, factor as `shrink_factor` gives it.
+        [h, w, 3] uint8 with h = ceil(height / factor), w likewise, factor as `shrink_factor` gives it; and the kind,
+        scalar int32, by which `decode_kind` gives the same pixels without looking at the bytes first.
 
     Raises:
-        tf.errors.InvalidArgumentError: not an image, or a truncated one.
+        tf.errors.InvalidArgumentError: not an image, or a truncated one, or too large to stay unshrunk.
     """
-    is_jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-    return tf.cond(is_jpeg, lambda: _jpeg(encoded, short_side), lambda: _other(encoded, short_side))
+    return _decoder(decoding)(encoded)
 
 
-def _jpeg(encoded: tf.Tensor, short_side: int) -> tf.Tensor:
-    shape = tf.image.extract_jpeg_shape(encoded)
-    factor = shrink_factor(shape[0], shape[1], short_side=short_side)
-    ratio = tf.minimum(factor, DCT_RATIOS[-1])
-
-    def at(ratio: int) -> Callable[[], tf.Tensor]:
-        return lambda: tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
-
-    branches = [at(ratio) for ratio in DCT_RATIOS]
-    pixels = tf.switch_case(tf.cast(tf.math.log(tf.cast(ratio, tf.float32)) / np.log(2.0) + 0.5, tf.int32), branches)
-    return _shrink(pixels, factor // ratio)
+@functools.lru_cache(maxsize=8)
+def _decoder(decoding: Decoding) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Traced once for all that decode with the same settings."""
+    signature = [tf.TensorSpec([], tf.string)]
+    return tf.function(lambda encoded: _by_content(encoded, decoding), input_signature=signature)
 
 
-def _other(encoded: tf.Tensor, short_side: int) -> tf.Tensor:
-    with tf.control_dependencies([_refuse_palette(encoded)]):
-        pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    pixels.set_shape([None, None, 3])
-    shape = tf.shape(pixels)
-    return _shrink(pixels, shrink_factor(shape[0], shape[1], short_side=short_side))
+def _by_content(encoded: tf.Tensor, decoding: Decoding) -> tuple[tf.Tensor, tf.Tensor]:
+    # Long enough to be cut anywhere: TensorFlow's complaint of a string too short is no UTF-8.
+    head = tf.strings.join([tf.strings.substr(encoded, 0, HEAD), b"\0" * HEAD])
+
+    def starts_with(magic: bytes, at: int = 0) -> tf.Tensor:
+        return tf.strings.substr(head, at, len(magic)) == magic
+
+    is_webp = starts_with(b"RIFF") & starts_with(b"WEBP", at=8)
+    formats = [starts_with(b"\xff\xd8\xff"), starts_with(b"\x89PNG"), is_webp, starts_with(b"GIF8"), starts_with(b"BM")]
+    branches = [
+        lambda: _jpeg(encoded, decoding),
+        lambda: (_shrink(_png(encoded, head, decoding), decoding), tf.constant(ANY)),
+        lambda: (_shrink(_webp(encoded, head, decoding), decoding), tf.constant(ANY)),
+        lambda: (_shrink(_gif(encoded, head, decoding), decoding), tf.constant(ANY)),
+        lambda: (_shrink(_bmp(encoded), decoding), tf.constant(ANY)),
+        # Complains of the format.
+        lambda: (_decode_first(encoded), tf.constant(ANY)),
+    ]
+    branch = tf.argmax([*formats, True], output_type=tf.int32)
+    pixels, kind = tf.switch_case(branch, branches)
+    with tf.control_dependencies([_refuse_too_large(pixels, decoding)]):
+        return tf.ensure_shape(tf.identity(pixels), [None, None, 3]), kind
 
 
-def shrink_array(pixels: np.ndarray, *, short_side: int) -> np.ndarray:
+def decode_kind(encoded: tf.Tensor, kind: tf.Tensor, *, kinds: Sequence[int], decoding: Decoding) -> tf.Tensor:
+    """What `decode` gives, without the cost of finding out how to decode.
+
+    Args:
+        kind: scalar int32, what `decode` said of this file.
+        kinds: those that occur in the table, ascending.
+
+    Returns:
+        [h, w, 3] uint8.
+
+    Raises:
+        tf.errors.InvalidArgumentError: as `decode`, and where a file is no longer of its kind.
+    """
+
+    def of(kind: int) -> Callable[[], tf.Tensor]:
+        if kind == ANY:
+            return lambda: decode(encoded, decoding=decoding)[0]
+        return lambda: _decode_jpeg(encoded, DCT_RATIOS[kind])
+
+    if len(kinds) == 1:
+        return of(kinds[0])()
+    branch = tf.searchsorted(tf.constant(kinds, tf.int32), kind[None])[0]
+    return tf.switch_case(branch, [of(kind) for kind in kinds])
+
+
+def read_canvas(
+    path: tf.Tensor, kind: tf.Tensor, *, kinds: Sequence[int], decoding: Decoding, capacity: int, exactly: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reads one file into a canvas.
+
+    Args:
+        path: scalar string.
+        kind, kinds: see `decode_kind`.
+        capacity: pixels that a canvas has room for.
+        exactly: whether it must be full.
+
+    Returns:
+        canvas [h * w * 3] uint8, the rows of the image one after the other;
+        size [2] int32, height and width of the image in it.
+
+    Raises:
+        tf.errors.OpError: the file cannot be read or decoded, or does not fit the canvas.
+    """
+    pixels = decode_kind(tf.io.read_file(path), kind, kinds=kinds, decoding=decoding)
+    flat, size = tf.reshape(pixels, [-1]), tf.shape(pixels)[:2]
+    fits = tf.debugging.assert_equal if exactly else tf.debugging.assert_less_equal
+    with tf.control_dependencies([fits(tf.size(flat), capacity * 3, "the image has another size than at the start")]):
+        return tf.identity(flat), size
+
+
+def shrink_array(pixels: np.ndarray, *, decoding: Decoding) -> np.ndarray:
     """Images in memory, shrunk as files are when they are decoded.
 
     Args:
@@ -81,114 +163,166 @@ def shrink_array(pixels: np.ndarray, *, short_side: int) -> np.ndarray:
         [N, h, w, 3] uint8, the same array where nothing is to be shrunk.
     """
     height, width = pixels.shape[1:3]
-    factor = shrink_factor(tf.constant(height), tf.constant(width), short_side=short_side)
-    if factor == 1:
+    if shrink_factor(tf.constant(height), tf.constant(width), short_side=decoding.short_side) == 1:
         return pixels
-    return np.stack([_shrink(tf.constant(image), factor).numpy() for image in pixels])
-
-
-def _refuse_palette(encoded: tf.Tensor) -> tf.Operation:
-    """Fails on a BMP whose bytes are indexes into colours; TensorFlow would take them for grey levels."""
-
-    def number(start: int, dtype: tf.DType) -> tf.Tensor:
-        return tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, start, dtype.size), dtype)[0], tf.int32)
-
-    def check() -> tf.Operation:
-        entries = tf.strings.substr(encoded, 14 + number(14, tf.int32), 4 * 256)
-        palette = tf.cast(tf.reshape(tf.io.decode_raw(entries, tf.uint8), [-1, 4])[:, :3], tf.int32)
-        grey = tf.reduce_all(palette == tf.range(256)[:, None])
-        return tf.debugging.Assert(grey, ["BMP with a colour palette; save it as PNG"])
-
-    is_bmp = (tf.strings.substr(encoded, 0, 2) == b"BM") & (tf.strings.length(encoded) >= 54 + 4 * 256)
-    with_palette = tf.cond(is_bmp, lambda: number(28, tf.uint16) <= 8, lambda: False)
-    return tf.cond(with_palette, check, tf.no_op)
-
-
-def _shrink(pixels: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Mean over what each pixel of the smaller image covers: factor x factor pixels where it divides both sides."""
-
-    def mean() -> tf.Tensor:
-        shape = tf.shape(pixels)
-        size = -(-shape[:2] // factor)
-        resized = tf.image.resize(tf.cast(pixels, tf.float32), size, method="area")
-        return tf.cast(tf.round(resized), tf.uint8)
-
-    return tf.cond(factor > 1, mean, lambda: pixels)
-
-
-def read_canvas(path: tf.Tensor, *, short_side: int, capacity: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reads one file into a canvas.
-
-    Args:
-        path: scalar string.
-        capacity: pixels of the canvas.
-
-    Returns:
-        canvas [capacity * 3] uint8, the rows of the image one after the other, then zeros;
-        size [2] int32, height and width of the image in it.
-
-    Raises:
-        tf.errors.OpError: the file cannot be read or decoded, or does not fit the canvas.
-    """
-    pixels = decode(tf.io.read_file(path), short_side=short_side)
-    flat = tf.reshape(pixels, [-1])
-    spare = capacity * 3 - tf.size(flat)
-    with tf.control_dependencies([tf.debugging.assert_non_negative(spare, "image grew since the session started")]):
-        canvas = tf.pad(flat, [[0, spare]])
-    canvas.set_shape([capacity * 3])
-    return canvas, tf.shape(pixels)[:2]
-
-
-def inspect(
-    examples: Examples, *, short_side: int, report: Callable[[int], None] = lambda done: None
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Decodes every file once, on all cores.
-
-    Args:
-        report: is told how many images are done.
-
-    Returns:
-        sizes [N, 2] int32, height and width of each canvas, 0 where the image is bad;
-        the reason for each bad row.
-    """
-    decode_file = tf.function(
-        lambda path: tf.shape(decode(tf.io.read_file(path), short_side=short_side))[:2],
-        input_signature=[tf.TensorSpec([], tf.string)],
-    )
-    sizes = np.zeros((len(examples), 2), np.int32)
-    bad: dict[int, str] = {}
-
-    def look(row: int) -> None:
-        path = os.path.join(os.fsencode(examples.root), bytes(examples.names[row]))
-        try:
-            sizes[row] = decode_file(tf.constant(path)).numpy()
-        except tf.errors.OpError as error:
-            bad[row] = reason(error)
-
-    with concurrent.futures.ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool:
-        for done, _ in enumerate(pool.map(look, range(len(examples)), chunksize=16), start=1):
-            report(done)
-    return sizes, dict(sorted(bad.items()))
-
-
-def orientations(examples: Examples) -> np.ndarray:
-    """How each file says it is to be turned: [N] int8, EXIF orientations 1 to 8, 1 where it says nothing."""
-
-    def read(row: int) -> int:
-        try:
-            with Image.open(os.path.join(os.fsencode(examples.root), bytes(examples.names[row]))) as image:
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        # Whatever is wrong with metadata, the pixels are fine: `inspect` has decoded them.
-        except Exception:
-            return 1
-        return orientation if orientation in range(1, 9) else 1
-
-    with concurrent.futures.ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool:
-        return np.fromiter(pool.map(read, range(len(examples)), chunksize=16), np.int8, len(examples))
+    return np.stack([_shrink(tf.constant(image), decoding).numpy() for image in pixels])
 
 
 def reason(error: tf.errors.OpError) -> str:
     """The first line of what TensorFlow says, without the names of its nodes."""
     text = str(error.message or error).replace("{{function_node", "\n")
     lines = [line.split("}}")[-1].strip() for line in text.splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).split(" [Op:")[0]
+    first = (lines[0] if lines else type(error).__name__).split(" [Op:")[0]
+    return first.removeprefix("assertion failed: [").removesuffix("]") if "assertion" in first else first
+
+
+def _decode_jpeg(encoded: tf.Tensor, ratio: int) -> tf.Tensor:
+    return tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+
+
+def _jpeg(encoded: tf.Tensor, decoding: Decoding) -> tuple[tf.Tensor, tf.Tensor]:
+    shape = tf.image.extract_jpeg_shape(encoded)
+    with tf.control_dependencies([_refuse_enormous(shape[0], shape[1])]):
+        shape = tf.identity(shape)
+    factor = shrink_factor(shape[0], shape[1], short_side=decoding.short_side)
+    ratio = tf.minimum(factor, DCT_RATIOS[-1])
+    kind = tf.searchsorted(tf.constant(DCT_RATIOS), ratio[None])[0]
+    pixels = tf.switch_case(kind, [lambda ratio=ratio: _decode_jpeg(encoded, ratio) for ratio in DCT_RATIOS])
+    return _shrink_by(pixels, factor // ratio), tf.where(factor == ratio, kind, ANY)
+
+
+def _png(encoded: tf.Tensor, head: tf.Tensor, decoding: Decoding) -> tf.Tensor:
+    depth = tf.io.decode_raw(tf.strings.substr(head, 24, 1), tf.uint8)[0]
+    width, height = tf.unstack(tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.int32, little_endian=False), num=2)
+
+    def rounded() -> tf.Tensor:
+        deep = tf.io.decode_png(encoded, channels=4, dtype=tf.uint16)
+        return _over_background(tf.cast(tf.round(tf.cast(deep, tf.float32) / 257.0), tf.uint8), decoding)
+
+    def with_alpha() -> tf.Tensor:
+        return tf.cond(depth == 16, rounded, lambda: _over_background(tf.io.decode_png(encoded, channels=4), decoding))
+
+    def opaque() -> tf.Tensor:
+        """TensorFlow 2.21 adds a wrong alpha channel to less than eight bits, unless the file states one."""
+        before = tf.strings.split(encoded, b"IDAT", maxsplit=1)[0]
+        return tf.size(tf.strings.split(before, b"tRNS")) == 1
+
+    with tf.control_dependencies([_refuse_enormous(height, width)]):
+        shallow = tf.cond(depth < 8, opaque, lambda: False)
+        return tf.cond(shallow, lambda: tf.io.decode_png(encoded, channels=3), with_alpha)
+
+
+def _webp(encoded: tf.Tensor, head: tf.Tensor, decoding: Decoding) -> tf.Tensor:
+    """Still images only: TensorFlow 2.21 writes outside its memory on animated ones with channels left open.
+
+    The header is https://developers.google.com/speed/webp/docs/riff_container; VP8L's has its alpha bit after the
+    signature and two numbers of 14 bits.
+    """
+    chunk = tf.strings.substr(head, 12, 4)
+    header = tf.cast(tf.io.decode_raw(tf.strings.substr(head, 20, 5), tf.uint8), tf.int32)
+    extended, lossless = chunk == b"VP8X", chunk == b"VP8L"
+    animated = extended & (tf.bitwise.bitwise_and(header[0], 0x02) > 0)
+    transparent = tf.where(extended, header[0], tf.where(lossless, header[4], 0))
+    transparent = tf.bitwise.bitwise_and(transparent, 0x10) > 0
+
+    def with_alpha() -> tf.Tensor:
+        return _over_background(tf.image.decode_webp(encoded, channels=4)[0], decoding)
+
+    with tf.control_dependencies([tf.debugging.Assert(~animated, ["animated WebP; save its first frame"])]):
+        return tf.cond(transparent, with_alpha, lambda: tf.image.decode_webp(encoded, channels=3)[0])
+
+
+def _gif(encoded: tf.Tensor, head: tf.Tensor, decoding: Decoding) -> tf.Tensor:
+    """The first frame. TensorFlow makes black what is transparent in it, and cuts the canvas down to the frame.
+
+    Decoded again with a global table of one colour only, what is still black is transparent. A frame with a table of
+    its own does not take part in that: there, black could be either. The header is that of
+    https://www.w3.org/Graphics/GIF/spec-gif89a.txt.
+    """
+    width, height = tf.unstack(tf.cast(tf.io.decode_raw(tf.strings.substr(head, 6, 4), tf.uint16), tf.int32), num=2)
+    flags = tf.cast(tf.io.decode_raw(tf.strings.substr(head, 10, 1), tf.uint8)[0], tf.int32)
+    colours = tf.where(flags >= 0x80, tf.bitwise.left_shift(2, tf.bitwise.bitwise_and(flags, 7)), 0)
+    with tf.control_dependencies([_refuse_enormous(height, width)]):
+        pixels = _decode_first(encoded)
+    whole = tf.reduce_all(tf.shape(pixels)[:2] == [height, width])
+    with tf.control_dependencies([tf.debugging.Assert(whole, ["GIF that shows part of its canvas; save it as PNG"])]):
+        table = tf.strings.substr(bytes(DYE) * 256, 0, 3 * colours)
+        rest = tf.strings.substr(encoded, 13 + 3 * colours, tf.strings.length(encoded))
+        dyed = _decode_first(tf.strings.join([tf.strings.substr(encoded, 0, 13), table, rest]))
+    opaque = tf.reduce_any(dyed > 0, axis=-1, keepdims=True)
+    one_colour = tf.reduce_all(dyed == tf.where(opaque, tf.constant(DYE, tf.uint8), tf.zeros([], tf.uint8)))
+    clear = tf.reduce_all(opaque) | one_colour
+    complaint = "GIF whose first frame has a colour table of its own, and black or transparent pixels; save it as PNG"
+    with tf.control_dependencies([tf.debugging.Assert(clear, [complaint])]):
+        return tf.where(opaque, pixels, tf.constant(decoding.background, tf.uint8))
+
+
+def _bmp(encoded: tf.Tensor) -> tf.Tensor:
+    """Grey or full colours. TensorFlow takes indexes into a palette for grey levels, and looks at no mask.
+
+    The header is https://learn.microsoft.com/windows/win32/api/wingdi/ns-wingdi-bitmapinfoheader.
+    """
+    head = tf.strings.join([tf.strings.substr(encoded, 0, BMP_HEAD), b"\0" * BMP_HEAD])
+
+    def number(start: int, dtype: tf.DType = tf.int32) -> tf.Tensor:
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(head, start, dtype.size), dtype)[0], tf.int32)
+
+    pixels_at, header, bits, compression = number(10), number(14), number(28, tf.uint16), number(30)
+    palette_at = tf.clip_by_value(14 + header, 0, BMP_HEAD)
+    entries = tf.clip_by_value((pixels_at - palette_at) // 4, 0, 256)
+    palette = tf.reshape(tf.io.decode_raw(tf.strings.substr(head, palette_at, 4 * entries), tf.uint8), [-1, 4])
+    grey = (entries > 0) & tf.reduce_all(tf.cast(palette[:, :3], tf.int32) == tf.range(entries)[:, None])
+    usual = tf.strings.substr(head, 54, 12) == b"\0\0\xff\0\0\xff\0\0\xff\0\0\0"
+    plain = (compression == 0) | ((compression == 3) & (bits == 32) & usual)
+    known = (header >= 40) & ((bits == 8) | (bits == 24) | (bits == 32)) & plain
+    checks = [
+        tf.debugging.Assert(known, ["BMP that is not plain, of 8, 24 or 32 bits a pixel; save it as PNG"]),
+        tf.debugging.Assert((bits != 8) | grey, ["BMP with a colour palette; save it as PNG"]),
+    ]
+    with tf.control_dependencies(checks):
+        return _decode_first(encoded)
+
+
+def _decode_first(encoded: tf.Tensor) -> tf.Tensor:
+    """[h, w, 3] uint8, the only image or the first frame."""
+    return tf.ensure_shape(tf.io.decode_image(encoded, channels=3, expand_animations=False), [None, None, 3])
+
+
+def _over_background(pixels: tf.Tensor, decoding: Decoding) -> tf.Tensor:
+    """[h, w, 4] uint8 -> [h, w, 3] uint8: the `over` operator (Porter and Duff 1984) on an opaque background."""
+
+    def over() -> tf.Tensor:
+        # At most 255 * 255 + 127, which 16 bits hold.
+        colour, alpha = tf.cast(pixels[..., :3], tf.uint16), tf.cast(pixels[..., 3:], tf.uint16)
+        background = tf.constant(decoding.background, tf.uint16)
+        # Never a tie, since 255 is odd: the integer division rounds.
+        return tf.cast((colour * alpha + background * (255 - alpha) + 127) // 255, tf.uint8)
+
+    return tf.cond(tf.reduce_all(pixels[..., 3] == 255), lambda: pixels[..., :3], over)
+
+
+def _refuse_enormous(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
+    holds = tf.cast(height, tf.int64) * tf.cast(width, tf.int64) <= LARGEST_STATED
+    return tf.debugging.Assert(holds, [f"it claims to have more than {LARGEST_STATED} pixels"])
+
+
+def _refuse_too_large(pixels: tf.Tensor, decoding: Decoding) -> tf.Operation:
+    if decoding.short_side is not None:
+        return tf.no_op()
+    holds = tf.size(pixels) <= LARGEST_UNSHRUNK * 3
+    return tf.debugging.Assert(holds, [f"more than {LARGEST_UNSHRUNK} pixels, too large to be seen at native size"])
+
+
+def _shrink(pixels: tf.Tensor, decoding: Decoding) -> tf.Tensor:
+    shape = tf.shape(pixels)
+    return _shrink_by(pixels, shrink_factor(shape[0], shape[1], short_side=decoding.short_side))
+
+
+def _shrink_by(pixels: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Mean over what each pixel of the smaller image covers: factor x factor pixels where it divides both sides."""
+
+    def mean() -> tf.Tensor:
+        size = -(-tf.shape(pixels)[:2] // factor)
+        return tf.cast(tf.round(tf.raw_ops.ResizeArea(images=pixels[None], size=size)[0]), tf.uint8)
+
+    return tf.cond(factor > 1, mean, lambda: pixels)

@@ -1,5 +1,7 @@
 """The two ways a run ends badly that are not bugs. Everything else that escapes is a bug."""
 
+from data.names import printable
+
 
 class UserError(Exception):
     """What the user gave is wrong. Scripts print it without a traceback and exit with status 2.
@@ -19,7 +21,9 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         rows = (("where", self.where), ("expected", self.expected), ("do", self.do))
-        return "\n".join([self.found, *(f"  {name + ':':<10}{text}" for name, text in rows)])
+        lines = "\n".join([self.found, *(f"  {name + ':':<10}{text}" for name, text in rows)]).split("\n")
+        # Names of files may hold anything, also what would command a terminal.
+        return "\n".join(map(printable, lines))
 
 
 class RunFailure(UserError):

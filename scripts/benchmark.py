@@ -1,18 +1,26 @@
-"""Throughput of the training loop against `keras.Model.fit`, measured in turn in one run.
+"""Throughput, measured against peers in turn in one run.
 
 python scripts/benchmark.py --gin_file=configs/benchmark.gin
+    the training loop against `keras.Model.fit`
+python scripts/benchmark.py --part=input --gin_file=configs/extend.gin --gin_param="data_dir = 'photos'"
+    the input pipeline, from files and from a store, against reading and decoding alone
+python scripts/benchmark.py --part=table
+    seconds and memory of tables of a million rows
 """
 
 from trainer import launch  # isort: skip  (quietens TensorFlow's log before it is imported)
 
+import tempfile
 from pathlib import Path
 
-import numpy as np
+import tensorflow as tf
 from absl import flags
 
 from data.errors import UserError
-from data.examples import Frozen
-from trainer import benchmark, devices
+from data.examples import Examples, Stream
+from data.frozen import Frozen
+from data.inspection import Inspection
+from trainer import benchmark, data_setup, devices, input_benchmark, table_benchmark
 from trainer.recipe import Recipe
 from trainer.reports import environment
 from trainer.reports.console import Console
@@ -20,47 +28,96 @@ from trainer.workdir import write_json
 
 # The loop is compared with the best of these: steps per execution, XLA.
 FIT_SETTINGS = ((1, False), (20, False), (1, True))
+FAR = 10_000_000
 
 
 def main() -> int:
+    if flags.FLAGS.part == "table":
+        with tempfile.TemporaryDirectory(prefix="onward-table-") as folder:
+            paths = table_benchmark.write(Path(folder), flags.FLAGS.rows)
+            rows = table_benchmark.measure(paths, project=launch.PROJECT, report=Console().say)
+        if flags.FLAGS.output:
+            write_json(Path(flags.FLAGS.output), {"rows": rows})
+        return 0
     launch.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
     recipe = launch.call(Recipe)
     strategy = devices.set_up(flags.FLAGS.devices)
-    examples = recipe.source()
+    source = launch.call(recipe.source)
+    if isinstance(source, Stream):
+        raise UserError(
+            f"{source.title} can only be read in sequence",
+            where="gin binding train.source",
+            expected="a source in memory, or files for --part=input",
+            do="--gin_file=configs/benchmark.gin",
+        )
+    console = Console()
+    part = _input if flags.FLAGS.part == "input" else _loop
+    figures = part(recipe, source, strategy, console)
+    if flags.FLAGS.output:
+        facts = environment.describe(strategy, project=launch.PROJECT, precision=recipe.precision)
+        write_json(Path(flags.FLAGS.output), {**figures, "environment": facts})
+    return 0
+
+
+def _loop(recipe: Recipe, examples: Examples, strategy: tf.distribute.Strategy, console: Console) -> dict:
     shape = None if examples.pixels is None else examples.pixels.shape[1:3]
     if shape != (recipe.image_size, recipe.image_size):
         raise UserError(
             "the benchmark needs images in memory at the size of the network",
             where="gin binding train.source",
             expected=f"a source in memory with images of {recipe.image_size} x {recipe.image_size}",
-            do="--gin_file=configs/benchmark.gin",
+            do="--gin_file=configs/benchmark.gin, or --part=input",
         )
-    split = recipe.split(examples)
-    frozen = Frozen(examples, split, np.tile(np.int32(shape), (len(examples), 1)), recipe.image_size)
-
+    split = launch.call(recipe.split, examples)
+    frozen = Frozen(examples, split, Inspection.of_arrays(examples), data_setup.decoding(recipe))
     rounds = {"onward": benchmark.onward(recipe, frozen, strategy=strategy)}
     launch.check_consumed()
     if strategy.num_replicas_in_sync == 1:
         for steps, jit in FIT_SETTINGS:
             name = f"fit, {steps} a call{', XLA' if jit else ''}"
             rounds[name] = benchmark.keras_fit(recipe, examples, steps_per_execution=steps, jit_compile=jit)
-    console = Console()
     measured = benchmark.rates(
         rounds, images=recipe.window * recipe.batch_size, repeats=flags.FLAGS.repeats, report=console.say
     )
     rows = benchmark.compare(measured, against="onward")
     title = f"{recipe.model.backbone.name}, {recipe.image_size} px, batch {recipe.batch_size}, {recipe.precision}"
     console.benchmark(title, rows)
-    if flags.FLAGS.output:
-        facts = environment.describe(strategy, project=launch.PROJECT, precision=recipe.precision)
-        write_json(Path(flags.FLAGS.output), {"title": title, "rows": rows, "rates": measured, "environment": facts})
-    return 0
+    return {"title": title, "rows": rows, "rates": measured}
+
+
+def _input(recipe: Recipe, examples: Examples, strategy: tf.distribute.Strategy, console: Console) -> dict:
+    images, repeats = flags.FLAGS.images, flags.FLAGS.repeats
+    frozen = input_benchmark.photos(recipe, examples, count=images)
+    with tempfile.TemporaryDirectory(prefix="onward-store-") as folder:
+        contestants = input_benchmark.contestants(recipe, frozen, Path(folder))
+        measured = input_benchmark.costs(
+            contestants, images=images, batch=recipe.batch_size, repeats=repeats, report=console.say
+        )
+        del contestants
+    rows = input_benchmark.compare(measured)
+    title = f"{images} JPEG files, {recipe.image_size} px, batch {recipe.batch_size}"
+    console.costs(title, rows)
+    starts = input_benchmark.first_batch(recipe, frozen, positions=(0, FAR), repeats=repeats)
+    for position, seconds in starts.items():
+        console.say(f"first batch at position {position:,}: {seconds:.2f} s")
+    peaks = input_benchmark.memory(recipe, frozen, epochs=flags.FLAGS.epochs)
+    console.say(
+        f"peak memory after epoch 1, {len(peaks) // 2}, {len(peaks)}: "
+        + ", ".join(f"{peaks[epoch] / 1e6:.0f} MB" for epoch in (0, len(peaks) // 2 - 1, -1))
+    )
+    return {"title": title, "rows": rows, "first_batch": starts, "peak_memory": peaks}
 
 
 def run() -> None:
     """Entry point of `onward-benchmark`."""
     launch.define_flags()
+    flags.DEFINE_enum(
+        "part", "loop", ["loop", "input", "table"], "The training loop, the input pipeline, or large tables."
+    )
     flags.DEFINE_integer("repeats", 5, "Measurements of each contestant.", lower_bound=1)
+    flags.DEFINE_integer("images", 1000, "JPEG files that a round of --part=input goes through.", lower_bound=1)
+    flags.DEFINE_integer("rows", 1_000_000, "Rows of the tables of --part=table.", lower_bound=1000)
+    flags.DEFINE_integer("epochs", 20, "Epochs of --part=input over which memory is watched.", lower_bound=2)
     flags.DEFINE_string("output", None, "JSON file for the figures.")
     launch.run(main)
 

@@ -8,11 +8,11 @@ from trainer import launch  # isort: skip  (quietens TensorFlow's log before it 
 import dataclasses
 from pathlib import Path
 
-import tensorflow as tf
+import numpy as np
 from absl import flags
 
 from data.errors import UserError
-from trainer import checkpoints, data_setup, devices, metrics
+from trainer import checkpoints, data_setup, devices, losses, metrics
 from trainer.evaluation import Evaluator
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
@@ -28,8 +28,12 @@ def main() -> int:
     # Before the data: TensorFlow cannot change its devices once something has used them.
     strategy = devices.set_up(flags.FLAGS.devices)
     frozen = data_setup.open_data(recipe, workdir, console, resuming=True)
-    launch.check_consumed()
+    task, names = frozen.examples.task, frozen.examples.class_names
+    loss = launch.call(losses.chosen, recipe.loss, task)
     parts = frozen.parts()
+    # The rule still takes its bindings, which are part of every config.
+    launch.call(recipe.sampling, parts["train"])
+    launch.check_consumed()
     split = flags.FLAGS.split or next(name for name in ("test", "validation", "train") if name in parts)
     if split not in parts:
         raise UserError(
@@ -39,27 +43,36 @@ def main() -> int:
             do="choose one of them",
         )
 
-    names = frozen.examples.class_names
     with strategy.scope():
         # Every weight comes from the checkpoint; the file of the pre-trained ones may be gone.
         architecture = dataclasses.replace(recipe.model, pretrained=None)
-        network = architecture.build(image_size=recipe.image_size, classes=len(names), precision=recipe.precision)
+        outputs = frozen.examples.outputs
+        network = architecture.build(image_size=recipe.image_size, classes=outputs, precision=recipe.precision)
     checkpoints.restore_group(prefix, "model", network.values())
 
     view = data_setup.view(recipe, frozen)
-    evaluator = Evaluator(recipe, network, view, strategy=strategy)
+    evaluator = Evaluator(recipe, network, view, strategy=strategy, task=task, loss=loss)
     report = console.count(f"evaluating {split}", len(parts[split]))
-    try:
-        totals = evaluator.evaluate(parts[split], report=report)
-    except tf.errors.OpError as error:
-        raise (data_setup.broken(parts[split], view) or error) from error
-    figures = metrics.figures(totals)
+    totals = evaluator.evaluate(parts[split], report=report)
+    figures, confusion = metrics.figures(totals, task=task), totals.get("confusion")
+    per_output = metrics.per_output(totals, task=task)
     console.close()
-    console.evaluation(f"{split}, {prefix}", figures, totals["confusion"], names)
+    if totals["replaced"]:
+        for where, reason in data_setup.broken(parts[split], view).items():
+            console.say(f"left out {where}: {reason}", style="yellow")
+    console.evaluation(f"{split}, {prefix}", figures, per_output=per_output, names=names, confusion=confusion)
     if flags.FLAGS.output:
-        confusion = {"classes": list(names), "confusion": totals["confusion"].tolist()}
-        _write(Path(flags.FLAGS.output), {"split": split, "checkpoint": str(prefix), **figures, **confusion})
+        facts = {"split": split, "checkpoint": str(prefix), "task": task, **figures, "classes": list(names)}
+        facts["replaced"] = int(totals["replaced"])
+        facts["per_output"] = {name: _json(values) for name, values in per_output.items()}
+        if confusion is not None:
+            facts["confusion"] = confusion.tolist()
+        _write(Path(flags.FLAGS.output), facts)
     return 0
+
+
+def _json(values: np.ndarray) -> list[float | int | None]:
+    return [None if np.isnan(value) else value.item() for value in values]
 
 
 def _write(path: Path, figures: dict) -> None:
@@ -79,7 +92,7 @@ def run() -> None:
     launch.define_flags()
     flags.DEFINE_string("split", None, "train, validation or test; by default test, else validation.")
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
-    flags.DEFINE_string("output", None, "JSON file for the figures and the confusion matrix.")
+    flags.DEFINE_string("output", None, "JSON file for the figures, those of each class, and the confusion matrix.")
     launch.run(main)
 
 

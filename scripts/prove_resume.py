@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from data.errors import UserError
-from data.sources import SESSION_LOCK
+from data.names import SESSION_LOCK
 from scripts import train
 from trainer import checkpoints
 from trainer.checkpoints import Checkpoints

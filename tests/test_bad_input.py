@@ -141,7 +141,8 @@ def test_a_run_is_refused_when(case, start, tmp_path):
     assert status == 2, printed
     assert_one_message(printed, *here(case.told))
     workdir = tmp_path / "run"
-    assert not workdir.exists() or {path.name for path in workdir.iterdir()} <= {"onward.lock"}
+    # Images that were decoded before the mistake was found are kept for the next start.
+    assert not workdir.exists() or {path.name for path in workdir.iterdir()} <= {"onward.lock", "store"}
 
 
 def test_a_run_is_refused_when_another_process_has_the_workdir(start, tmp_path):

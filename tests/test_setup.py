@@ -160,7 +160,8 @@ def test_lint_comes_first_and_what_is_red_ends_it_with_its_status(machine):
     green = machine.run("tests/test_order.py", "-x", script="test")
     assert green.returncode == 0
     lint, form = "<-m><ruff><check><.>", "<-m><ruff><format><--check><.>"
-    assert green.out == lint + form + "<-m><pytest><tests/test_order.py><-x>"
+    workers = "<-n><2><--dist><loadscope><--no-loadscope-reorder>"
+    assert green.out == lint + form + f"<-m><pytest>{workers}<tests/test_order.py><-x>"
     for red, seen in (("ruff check", lint), ("ruff format", lint + form)):
         done = machine.run(script="test", RED=red)
         assert (done.returncode, done.out) == (7, seen)

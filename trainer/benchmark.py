@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data.examples import Examples, Frozen
-from trainer import data_setup
+from data.examples import Examples
+from data.frozen import Frozen
+from trainer import data_setup, losses
 from trainer.optimization.stages import plan
 from trainer.recipe import Recipe
 from trainer.state import TrainingState
@@ -17,15 +18,24 @@ from trainer.state import TrainingState
 # Trains one window and returns when its figures have reached the host.
 Round = Callable[[], None]
 
+KERAS_LOSSES = {
+    "single_label": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    "binary": keras.losses.BinaryCrossentropy(from_logits=True),
+    "multi_label": keras.losses.BinaryCrossentropy(from_logits=True),
+    "regression": keras.losses.MeanSquaredError(),
+}
+
 
 def onward(recipe: Recipe, frozen: Frozen, *, strategy: tf.distribute.Strategy) -> Round:
     """The loop of scripts/train.py in the first stage of a recipe: canvases, augmentation, step, figures."""
-    examples = frozen.parts()["train"]
-    planned = plan(recipe.stages, examples=len(examples), batch=recipe.batch_size)
-    state = TrainingState(recipe, planned, strategy=strategy, classes=len(examples.class_names))
+    examples, order = data_setup.training_part(recipe, frozen.parts()["train"])
+    planned = plan(recipe.stages, examples=order.epoch_length, batch=recipe.batch_size)
+    loss = losses.chosen(recipe.loss, examples.task)
+    aim = {"outputs": examples.outputs, "task": examples.task, "loss": loss}
+    state = TrainingState(recipe, planned, strategy=strategy, **aim)
     window = state.window(recipe, planned.stages[0].stage.name, strategy=strategy)
     view = data_setup.view(recipe, frozen)
-    batches = data_setup.stream(recipe, examples, view, strategy=strategy, step=0)
+    batches = data_setup.stream(recipe, examples, order, view, strategy=strategy, step=0)
     rates = tf.fill([recipe.window], 1e-3)
 
     def run() -> None:
@@ -43,7 +53,7 @@ def keras_fit(recipe: Recipe, examples: Examples, *, steps_per_execution: int, j
     """
     architecture = recipe.model
     network = architecture.build(
-        image_size=recipe.image_size, classes=len(examples.class_names), precision=recipe.precision, fused=False
+        image_size=recipe.image_size, classes=examples.outputs, precision=recipe.precision, fused=False
     )
     colour = architecture.backbone.colour
     images = examples.pixels.astype(np.float32) @ colour[:, :3].T + colour[:, 3]
@@ -51,8 +61,8 @@ def keras_fit(recipe: Recipe, examples: Examples, *, steps_per_execution: int, j
     dataset = dataset.batch(recipe.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     network.model.compile(
         optimizer=recipe.optimizer.make(),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        loss=KERAS_LOSSES[examples.task],
+        metrics=["mean_absolute_error" if examples.task == "regression" else "accuracy"],
         steps_per_execution=steps_per_execution,
         jit_compile=jit_compile,
     )

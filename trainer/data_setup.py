@@ -1,75 +1,70 @@
-"""The data of a session: found, split, checked once, frozen."""
+"""The data of a session: found, looked at once, split, packed where that pays, frozen."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from data import decode, pipeline
-from data import examples as tables
-from data.errors import UserError
-from data.examples import Examples, Frozen
+from data import frozen as tables
+from data import packing, pipeline, sampling
+from data import store as stores
+from data.decode import ANY, Decoding, shrink_array
+from data.errors import RunFailure, UserError
+from data.examples import SPLITS, Examples, Stream
+from data.frozen import Frozen
+from data.inspection import Inspection, inspect
+from data.names import printable
+from data.order import Order
 from data.pipeline import View
 from data.splits import TRAIN
+from data.store import Store
 from trainer import launch
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
 from trainer.workdir import Workdir
 
 LISTED = 10
+# A store that nobody asked for takes at most this share of the free disk, and of the memory that has to hold its pages.
+MODEST = 0.5
 
 
 def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: bool) -> Frozen:
-    """The frozen table of the session; on the first start the source's, with every file decoded once.
+    """The frozen table of the session; on the first start the source's, with every image decoded once.
 
     Raises:
         UserError: no data, images that do not decode, or data that is not that of the session.
     """
-    short = short_side(recipe)
-    found = _in_memory(_checked(launch.call(recipe.source), workdir), short)
-    if resuming:
-        frozen = tables.restore(workdir.examples, found)
-        # The split is the frozen one. The rule still takes its bindings, so that they are part of every config.
-        launch.call(recipe.split, frozen.examples)
-        if short == frozen.short_side:
-            return frozen
-        sizes, bad = _sizes(frozen.examples, short, console)
-        if bad:
-            raise bad_images(frozen.examples, bad)
-        return dataclasses.replace(frozen, sizes=sizes, short_side=short)
-    split = launch.call(recipe.split, found)
-    sizes, bad = _sizes(found, short, console)
-    if bad and recipe.bad_images == "refuse":
-        raise bad_images(found, bad)
-    for row, reason in bad.items():
-        console.say(f"left out {found.where(row)}: {reason}", style="yellow")
-    good = np.setdiff1d(np.arange(len(found)), np.array(list(bad), int))
-    kept = found.take(good)
-    if kept.pixels is None:
-        kept = dataclasses.replace(kept, orientations=decode.orientations(kept))
-    for label in np.setdiff1d(np.arange(len(found.class_names)), kept.labels):
-        raise UserError(
-            f"no image of the class {found.class_names[label]} decodes",
-            where=str(found.root),
-            expected="at least one good image per class",
-            do="replace the images, or list the classes wanted in folder.class_names",
-        )
-    if not (split[good] == TRAIN).any():
-        raise UserError(
-            "no image of the split train decodes",
-            where=str(found.root),
-            expected="at least one good image to train on",
-            do="replace the images, or lower the shares of validation and test",
-        )
-    return Frozen(kept, split[good], sizes[good], short)
+    found = _found(recipe, workdir, console, resuming=resuming)
+    return _reopen(recipe, workdir, console, found) if resuming else _first_look(recipe, workdir, console, found)
+
+
+def _found(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: bool) -> Examples:
+    """What the source gives today; a source that can only be read in sequence is packed for that."""
+    found = launch.call(recipe.source)
+    if isinstance(found, Stream):
+        if recipe.store is None:
+            raise UserError(
+                f"{found.title} can only be read in sequence and needs a store",
+                where="gin binding train.store",
+                expected="'auto' (in the workdir), or a folder for it",
+                do="train.store = 'auto'",
+            )
+        found = _packed(found, recipe, workdir, console, start_over=not resuming).examples(found)
+    if found.pixels is not None:
+        found = dataclasses.replace(found, pixels=shrink_array(found.pixels, decoding=decoding(recipe)))
+    return _checked(found, workdir)
 
 
 def _checked(found: Examples, workdir: Workdir) -> Examples:
     shape = (1, 1) if found.pixels is None else found.pixels.shape[1:3]
-    if len(found.class_names) < 2 or not len(found) or 0 in shape:
+    least = 1 if found.task == "regression" else 2
+    if len(found.class_names) < least or not len(found) or 0 in shape:
         raise UserError(
             f"{len(found)} examples of the classes {list(found.class_names)}, images of {shape[0]} x {shape[1]}",
             where="gin binding train.source",
@@ -86,50 +81,274 @@ def _checked(found: Examples, workdir: Workdir) -> Examples:
     return found
 
 
-def _in_memory(found: Examples, short: int) -> Examples:
-    if found.pixels is None:
-        return found
-    return dataclasses.replace(found, pixels=decode.shrink_array(found.pixels, short_side=short))
+def _first_look(recipe: Recipe, workdir: Workdir, console: Console, found: Examples) -> Frozen:
+    # Some rules go by the order of the source, so they come before the table gets its own.
+    split = _checked_split(launch.call(recipe.split, found), len(found))
+    if (found.names[1:] < found.names[:-1]).any():
+        rows = np.argsort(found.names, kind="stable")
+        found, split = found.take(rows), split[rows]
+    # What is wrong with these is better known before all images are decoded.
+    training_part(recipe, found.take(split == TRAIN))
+    found, inspection = _inspected(found, recipe, workdir, console)
+    bad = inspection.bad
+    if (bad or found.refused) and recipe.bad_images == "refuse":
+        raise bad_images(found, bad, refused=found.refused)
+    for where, reason in [*((found.where(row), why) for row, why in bad.items()), *_refused(found)]:
+        console.say(f"left out {where}: {reason}", style="yellow")
+    good = np.setdiff1d(np.arange(len(found)), np.array(list(bad), int))
+    kept, split, inspection = found.take(good), split[good], inspection.take(good)
+    kept = dataclasses.replace(kept, orientations=inspection.orientations, kinds=inspection.kinds)
+    for sentence in (*_untrainable(found, kept, split), *_identical(kept, split, inspection)):
+        console.say(sentence, style="yellow")
+    return Frozen(kept, split, inspection, decoding(recipe))
 
 
-def _sizes(examples: Examples, short: int, console: Console) -> tuple[np.ndarray, dict[int, str]]:
-    """Height and width of each canvas, and why the bad ones are bad."""
-    if examples.pixels is not None:
-        return np.tile(np.int32(examples.pixels.shape[1:3]), (len(examples), 1)), {}
+def _checked_split(split: np.ndarray, count: int) -> np.ndarray:
+    array = np.asarray(split)
+    if array.shape != (count,) or array.dtype.kind not in "iu" or not np.isin(array, range(len(SPLITS))).all():
+        raise UserError(
+            f"a split of shape {list(array.shape)}, {array.dtype}, with values {np.unique(array)[:8].tolist()}",
+            where="train.split",
+            expected=f"[{count}] whole numbers: 0 for {SPLITS[0]}, 1 for {SPLITS[1]}, 2 for {SPLITS[2]}",
+            do="correct the rule",
+        )
+    return array.astype(np.int8)
+
+
+def _untrainable(found: Examples, kept: Examples, split: np.ndarray) -> Sequence[str]:
+    """Refuses what cannot be trained on; a sentence on what cannot be learned."""
+    if found.task in ("single_label", "binary"):
+        for label in np.setdiff1d(np.arange(len(found.class_names)), kept.labels):
+            raise UserError(
+                f"no image of the class {found.class_names[label]} decodes",
+                where=str(found.root or "train.source"),
+                expected="at least one good image per class",
+                do="replace the images, or list the classes wanted in class_names of the source",
+            )
+    if not (split == TRAIN).any():
+        raise UserError(
+            "no image of the split train decodes",
+            where=str(found.root or "train.source"),
+            expected="at least one good image to train on",
+            do="replace the images, or lower the shares of validation and test",
+        )
+    return [
+        f"the class {name} has no image in train and cannot be learned"
+        for name in untrained_classes(kept.take(split == TRAIN))
+    ]
+
+
+def _identical(examples: Examples, split: np.ndarray, inspection: Inspection) -> Sequence[str]:
+    """Sentences on images that are byte for byte the same, where that spoils labels or evaluation."""
+    seen = np.flatnonzero(inspection.digests.any(axis=1))
+    keys = inspection.digests[seen].view(f"V{inspection.digests.shape[1]}")[:, 0]
+    _, which, times = np.unique(keys, return_inverse=True, return_counts=True)
+    several = seen[times[which] > 1]
+    groups: dict[bytes, list[int]] = {}
+    for row in several.tolist():
+        groups.setdefault(inspection.digests[row].tobytes(), []).append(row)
+    labels = examples.labels.reshape(len(examples), -1)
+    conflicts = [rows for rows in groups.values() if (labels[rows] != labels[rows[0]]).any()]
+    across = [rows for rows in groups.values() if (split[rows] != split[rows[0]]).any()]
+    return [
+        f"{len(found)} images are there more than once {what}, first: "
+        f"{' = '.join(printable(bytes(examples.names[row])) for row in found[0][:3])}; scripts/audit.py lists them"
+        for found, what in ((conflicts, "with different labels"), (across, "in different splits"))
+        if found
+    ]
+
+
+def _inspected(found: Examples, recipe: Recipe, workdir: Workdir, console: Console) -> tuple[Examples, Inspection]:
+    """Looks at every image, packing what it decodes where that is wanted."""
+    if found.store is not None:
+        return found, found.store.inspection.take(found.store_rows)
+    if found.pixels is not None:
+        return found, Inspection.of_arrays(found)
+    if recipe.store is not None and (recipe.store != "auto" or _pays(found, recipe, workdir)):
+        try:
+            store = _packed(found, recipe, workdir, console, start_over=True)
+            attached = store.attach(found)
+            return attached, store.inspection.take(attached.store_rows)
+        except RunFailure as error:
+            if recipe.store != "auto":
+                raise
+            console.say(f"training from the files: {error.found}", style="yellow")
+            shutil.rmtree(workdir.store, ignore_errors=True)
     try:
-        return decode.inspect(examples, short_side=short, report=console.count("decoding", len(examples)))
+        report = console.count("decoding", len(found))
+        return found, inspect(found, decoding=decoding(recipe), report=report)
     finally:
         console.close()
 
 
-def untrained_classes(frozen: Frozen) -> list[str]:
+def _pays(found: Examples, recipe: Recipe, workdir: Workdir) -> bool:
+    size = packing.expected_bytes(found, decoding=decoding(recipe)) or 0
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return size <= MODEST * min(memory, shutil.disk_usage(workdir.path).free)
+
+
+def _packed(
+    source: Examples | Stream, recipe: Recipe, workdir: Workdir, console: Console, *, start_over: bool
+) -> Store:
+    ours = recipe.store == "auto"
+    count = source.count if isinstance(source, Stream) else len(source)
+    try:
+        return packing.pack(
+            source,
+            workdir.store if ours else Path(recipe.store).expanduser().absolute(),
+            decoding=decoding(recipe),
+            # A store in the workdir is ours to throw away; one that others share is not.
+            start_over=start_over and ours,
+            say=console.say,
+            report=console.count("packing", count),
+        )
+    finally:
+        console.close()
+
+
+def _reopen(recipe: Recipe, workdir: Workdir, console: Console, found: Examples) -> Frozen:
+    frozen, gone = tables.restore(workdir.examples, found)
+    # The split is the frozen one. The rule still takes its bindings, so that they are part of every config; of the
+    # table without what was dropped it may say what it likes.
+    with contextlib.suppress(UserError):
+        launch.call(recipe.split, frozen.examples)
+    if frozen.examples.root is None:
+        return _same_images(recipe, frozen)
+    if len(gone) > allowed(recipe, frozen):
+        raise too_many_broken(recipe, frozen, len(gone), where=str(workdir.path))
+    if decoding(recipe) != frozen.decoding:
+        return _decoded_anew(recipe, workdir, console, frozen)
+    if recipe.store is not None:
+        folder = workdir.store if recipe.store == "auto" else Path(recipe.store).expanduser().absolute()
+        if recipe.store != "auto" or (folder / stores.MANIFEST).exists():
+            store = _kept(folder, frozen, console)
+            if store is not None:
+                return dataclasses.replace(frozen, examples=store.attach(frozen.examples))
+    _tell_changed(stores.changed_files(frozen.examples, frozen.inspection), console)
+    return frozen
+
+
+def _tell_changed(names: Sequence[bytes], console: Console) -> None:
+    if names:
+        listed = ", ".join(map(printable, names[:LISTED]))
+        console.say(f"{len(names)} images are not what they were when the session started: {listed}", style="yellow")
+
+
+def _same_images(recipe: Recipe, frozen: Frozen) -> Frozen:
+    """Images in memory or of a stream, which are all read again at each start: refuses others of the same names."""
+    examples = frozen.examples
+    now = (
+        Inspection.of_arrays(examples)
+        if examples.store is None
+        else examples.store.inspection.take(examples.store_rows)
+    )
+    if decoding(recipe) != frozen.decoding:
+        return dataclasses.replace(frozen, inspection=now, decoding=decoding(recipe))
+    others = stores.other_images(frozen.inspection, now)
+    if len(others):
+        raise UserError(
+            f"{len(others)} of {len(examples)} images are others than those this session was started with, first: "
+            f"{examples.where(others[0])}",
+            where="train.source",
+            expected="the same images under the same names",
+            do="put them back, or start a new --workdir",
+        )
+    return frozen
+
+
+def _kept(folder: Path, frozen: Frozen, console: Console) -> Store | None:
+    """The store that the session was started with; None where it is gone or damaged: the files give the same pixels."""
+    try:
+        return stores.open_for(folder, frozen.examples, frozen.inspection, decoding=frozen.decoding)
+    except UserError as error:
+        console.say(f"training from the files: {error.found}", style="yellow")
+        return None
+
+
+def _decoded_anew(recipe: Recipe, workdir: Workdir, console: Console, frozen: Frozen) -> Frozen:
+    """The same table at another size, if `--allow_change` lets it differ, from the files: a store stays as it is."""
+    examples = frozen.examples
+    try:
+        seen = inspect(examples, decoding=decoding(recipe), report=console.count("decoding", len(examples)))
+    finally:
+        console.close()
+    if len(seen.bad) > allowed(recipe, frozen):
+        raise too_many_broken(recipe, frozen, len(seen.bad), where=str(workdir.path))
+    others = (seen.digests != frozen.inspection.digests).any(axis=1)
+    _tell_changed(examples.names[others].tolist(), console)
+    # Those that broke are replaced where they are shown.
+    seen = dataclasses.replace(seen, reasons=np.full(len(examples), b"", np.bytes_))
+    return Frozen(dataclasses.replace(examples, kinds=seen.kinds), frozen.split, seen, decoding(recipe))
+
+
+def allowed(recipe: Recipe, frozen: Frozen) -> int:
+    """How many images may break after the start."""
+    return math.ceil(recipe.replace_at_most * len(frozen.examples))
+
+
+def too_many_broken(recipe: Recipe, frozen: Frozen, broken: int, *, where: str) -> RunFailure:
+    """The error that ends a run whose images break away."""
+    return RunFailure(
+        f"{broken} of {len(frozen.examples)} images broke since the session started",
+        where=f"{frozen.examples.root}; {where}",
+        expected=f"at most {allowed(recipe, frozen)}: train.replace_at_most = {recipe.replace_at_most}",
+        do="put the images back as they were and run the same command again; or raise train.replace_at_most",
+    )
+
+
+def untrained_classes(train: Examples) -> list[str]:
     """Classes without an example in train: the model cannot learn them."""
-    trained = np.unique(frozen.parts()["train"].labels)
-    return [name for label, name in enumerate(frozen.examples.class_names) if label not in trained]
+    if train.task == "regression":
+        return []
+    counts = (
+        train.labels.sum(axis=0)
+        if train.task == "multi_label"
+        else np.bincount(train.labels, minlength=len(train.class_names))
+    )
+    return [name for name, count in zip(train.class_names, counts, strict=True) if not count]
 
 
-def short_side(recipe: Recipe) -> int:
-    """Pixels that the short side of an image must have to fill the view without enlarging."""
-    return math.ceil(recipe.image_size / recipe.crop)
+def training_part(recipe: Recipe, train: Examples) -> tuple[Examples, Order]:
+    """The table to train on, with the class weights in its weights, and which of it stands at which position.
+
+    Args:
+        train: the examples of the split train.
+    """
+    factors = launch.call(recipe.sampling, train)
+    if recipe.class_weights is not None:
+        weights = train.weights * sampling.class_weights(train, recipe.class_weights)
+        train = dataclasses.replace(train, weights=weights)
+    return train, Order.of(train, factors=factors, seed=recipe.seed)
+
+
+def decoding(recipe: Recipe) -> Decoding:
+    """How images become canvases: large enough to fill the view without enlarging."""
+    short_side = None if recipe.fit == "native" else math.ceil(recipe.image_size / recipe.crop)
+    return Decoding(short_side, tuple(recipe.background))
 
 
 def view(recipe: Recipe, frozen: Frozen) -> View:
     """How the pipeline shows these canvases to the network."""
+    lengths = frozen.inspection.sizes.astype(np.int64).prod(axis=1)
     return View(
         image_size=recipe.image_size,
         fit=recipe.fit,
         crop=recipe.crop,
         colour=recipe.model.backbone.colour,
-        short_side=short_side(recipe),
-        capacity=int(frozen.sizes.astype(np.int64).prod(axis=1).max()),
+        decoding=frozen.decoding,
+        capacity=int(lengths.max()),
+        uniform=bool((lengths == lengths[0]).all()),
     )
 
 
-def stream(recipe: Recipe, examples: Examples, view: View, *, strategy: tf.distribute.Strategy, step: int) -> Iterator:
+def stream(
+    recipe: Recipe, examples: Examples, order: Order, view: View, *, strategy: tf.distribute.Strategy, step: int
+) -> Iterator:
     """The training batches of every replica from a step on."""
     dataset = strategy.distribute_datasets_from_function(
         lambda context: pipeline.train_batches(
             examples,
+            order=order,
             start=step * recipe.batch_size,
             batch=recipe.batch_size // strategy.num_replicas_in_sync,
             seed=recipe.seed,
@@ -140,28 +359,33 @@ def stream(recipe: Recipe, examples: Examples, view: View, *, strategy: tf.distr
     return iter(dataset)
 
 
-def broken(examples: Examples, view: View) -> UserError | None:
-    """The error that names those of a session's images that broke after its start; None if none did."""
-    if examples.pixels is not None:
-        return None
-    sizes, bad = decode.inspect(examples, short_side=view.short_side)
-    for row in np.flatnonzero(sizes.astype(np.int64).prod(axis=1) > view.capacity):
-        bad[int(row)] = "larger than any image when the session started"
-    return bad_images(examples, bad, do="put the images back as they were, or start a new --workdir") if bad else None
+def broken(examples: Examples, view: View) -> dict[str, str]:
+    """Where -> reason, of the images among these that do not decode any more or do not fit their canvas."""
+    if examples.root is None or examples.store is not None:
+        return {}
+    seen = inspect(examples, decoding=view.decoding)
+    bad = seen.bad
+    lengths = seen.sizes.astype(np.int64).prod(axis=1)
+    for row in np.flatnonzero((lengths != view.capacity) if view.uniform else (lengths > view.capacity)):
+        bad.setdefault(int(row), "larger than any image, or of another size than all, when the session started")
+    for row in np.flatnonzero((seen.kinds != examples.kinds) & (examples.kinds != ANY)):
+        bad.setdefault(int(row), "of another kind than when the session started")
+    return {examples.where(row): reason for row, reason in sorted(bad.items())}
 
 
-def bad_images(
-    examples: Examples,
-    bad: dict[int, str],
-    *,
-    do: str = "replace or remove them, or start with --gin_param=\"train.bad_images = 'drop'\"",
-) -> UserError:
-    """The error that names images which do not decode."""
-    listed = "; ".join(f"{examples.where(row)}: {reason}" for row, reason in list(bad.items())[:LISTED])
-    more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+def bad_images(examples: Examples, bad: dict[int, str], *, refused: Sequence[tuple[bytes, str]] = ()) -> UserError:
+    """The error that names images which do not decode, or which the source will not read."""
+    told = [*(f"{examples.where(row)}: {reason}" for row, reason in bad.items())]
+    told += [f"{where}: {reason}" for where, reason in (_refused(examples) if refused else [])]
+    more = f"; and {len(told) - LISTED} more" if len(told) > LISTED else ""
     return UserError(
-        f"{len(bad)} of {len(examples)} images do not decode: {listed}{more}",
-        where=str(examples.root),
-        expected="JPEG, PNG, BMP or GIF files that are whole",
-        do=do,
+        f"{len(told)} of {len(examples) + len(refused)} images do not decode: {'; '.join(told[:LISTED])}{more}",
+        where=str(examples.root or "train.source"),
+        expected="JPEG, PNG, WebP, BMP or GIF files that are whole",
+        do="mend or remove them (scripts/audit.py lists all), or start with --gin_param=\"train.bad_images = 'drop'\"",
     )
+
+
+def _refused(examples: Examples) -> list[tuple[str, str]]:
+    root = os.fsencode(examples.root or "")
+    return [(printable(os.path.join(root, name)), reason) for name, reason in examples.refused]

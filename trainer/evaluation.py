@@ -6,9 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from data import pipeline
+from data.errors import UserError
 from data.examples import Examples
 from data.pipeline import View
 from trainer import metrics
+from trainer.losses import Loss
 from trainer.models.network import Network
 from trainer.recipe import Recipe
 from trainer.step import Rendering, evaluation_window
@@ -18,15 +20,31 @@ WINDOW = 10
 
 
 class Evaluator:
-    """Evaluates a network as it stands; traced once for all tables."""
+    """Evaluates a network as it stands; traced once for all tables.
 
-    def __init__(self, recipe: Recipe, network: Network, view: View, *, strategy: tf.distribute.Strategy):
+    Args:
+        task: one of `data.examples.TASKS`, of the labels of every table.
+        loss: for that task.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: Network,
+        view: View,
+        *,
+        strategy: tf.distribute.Strategy,
+        task: str,
+        loss: Loss,
+    ):
         self._strategy, self._view = strategy, view
-        self._classes = network.model.output_shape[-1]
+        self._nothing = metrics.zeros(network.model.output_shape[-1], task=task)
         replicas = strategy.num_replicas_in_sync
         self._batch = max(1, (recipe.evaluation_batch_size or recipe.batch_size) // replicas)
         rendering = Rendering(image_size=recipe.image_size, samples=recipe.evaluation_samples, fill=recipe.fill)
-        self._window = evaluation_window(strategy=strategy, model=network.model, loss=recipe.loss, rendering=rendering)
+        self._window = evaluation_window(
+            strategy=strategy, model=network.model, task=task, loss=loss, rendering=rendering
+        )
 
     def evaluate(
         self,
@@ -35,7 +53,11 @@ class Evaluator:
         stopping: Callable[[], object] = lambda: None,
         report: Callable[[int], None] = lambda done: None,
     ) -> dict[str, np.ndarray] | None:
-        """Sums over the whole table, see `trainer.metrics`; None if `stopping` said so before the end."""
+        """Sums over the whole table, see `trainer.metrics`; None if `stopping` said so before the end.
+
+        Raises:
+            UserError: no example counts.
+        """
         replicas = self._strategy.num_replicas_in_sync
         batches = iter(
             self._strategy.distribute_datasets_from_function(
@@ -45,10 +67,17 @@ class Evaluator:
             )
         )
         steps = pipeline.evaluation_elements(len(examples), batch=self._batch, replicas=replicas) // replicas
-        totals = metrics.zeros(self._classes)
+        totals = self._nothing
         for done in range(0, steps, WINDOW):
             if stopping():
                 return None
             totals = metrics.add(totals, self._window(batches, tf.constant(min(WINDOW, steps - done))))
             report(min(len(examples), (done + WINDOW) * self._batch * replicas))
+        if not totals["weight"] > 0:
+            raise UserError(
+                f"none of {len(examples)} examples counts: {totals['replaced']} do not decode, the rest have weight 0",
+                where=f"the evaluation of {examples.where(0)}{' and others' if len(examples) > 1 else ''}",
+                expected="at least one image that decodes and has a weight above 0",
+                do="put the images back, or correct the weights",
+            )
         return totals

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from absl import app, flags, logging
 from gin import config_parser
 
 from data.errors import RunFailure, UserError
+
+# Pillow's, on odd metadata: what matters of an image is told by name, see `data.inspection`.
+warnings.filterwarnings("ignore", module="PIL")
 
 # Exit status of a run that ended early but can go on.
 STOPPED = 75

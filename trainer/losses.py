@@ -1,11 +1,21 @@
-"""Losses per example."""
+"""Losses per example, each for the tasks that its attribute `tasks` names."""
 
 from collections.abc import Callable
 
 import gin
 import tensorflow as tf
 
+from data.errors import UserError
+
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def _for(*tasks: str) -> Callable[[Loss], Loss]:
+    def mark(loss: Loss) -> Loss:
+        loss.tasks = tasks
+        return loss
+
+    return mark
 
 
 @gin.configurable
@@ -14,8 +24,13 @@ def cross_entropy(*, label_smoothing: float = 0.0) -> Loss:
 
     Args:
         label_smoothing: share of the target that is spread evenly over all K classes (Szegedy et al. 2016).
-    """
 
+    Raises:
+        UserError: a share outside 0..1.
+    """
+    _check_smoothing(label_smoothing, "cross_entropy")
+
+    @_for("single_label")
     def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         if not label_smoothing:
@@ -24,3 +39,102 @@ def cross_entropy(*, label_smoothing: float = 0.0) -> Loss:
         return (1 - label_smoothing) * losses + label_smoothing * even
 
     return loss
+
+
+@gin.configurable
+def binary_cross_entropy(*, label_smoothing: float = 0.0) -> Loss:
+    """Cross-entropy of the sigmoid in nats, its mean over the K outputs, as Keras' BinaryCrossentropy.
+
+    binary: labels [B] int32, logits [B, 1] float32 -> [B] float32.
+    multi_label: labels [B, K] float32, logits [B, K] float32 -> [B] float32.
+
+    Args:
+        label_smoothing: share of each target that is replaced by 1/2.
+
+    Raises:
+        UserError: a share outside 0..1.
+    """
+    _check_smoothing(label_smoothing, "binary_cross_entropy")
+
+    @_for("binary", "multi_label")
+    def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        targets = tf.reshape(tf.cast(labels, tf.float32), tf.shape(logits))
+        targets = (1 - label_smoothing) * targets + label_smoothing / 2
+        return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(targets, logits), axis=-1)
+
+    return loss
+
+
+@gin.configurable
+def squared_error() -> Loss:
+    """Mean over the K outputs of the squared difference: labels, predictions [B, K] float32 -> [B] float32."""
+
+    @_for("regression")
+    def loss(labels: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(tf.math.squared_difference(labels, predictions), axis=-1)
+
+    return loss
+
+
+@gin.configurable
+def huber(*, delta: float = 1.0) -> Loss:
+    """Huber's loss, its mean over the K outputs: labels, predictions [B, K] float32 -> [B] float32.
+
+    Half the square of differences up to `delta`, straight beyond (Huber 1964), as Keras' Huber.
+
+    Args:
+        delta: in the unit of the targets.
+
+    Raises:
+        UserError: delta is not above 0.
+    """
+    if not isinstance(delta, int | float) or not 0 < delta < float("inf"):
+        raise UserError(
+            f"delta = {delta!r}", where="gin binding huber.delta", expected="a number above 0", do="correct it"
+        )
+
+    @_for("regression")
+    def loss(labels: tf.Tensor, predictions: tf.Tensor) -> tf.Tensor:
+        size = tf.abs(labels - predictions)
+        near = tf.minimum(size, delta)
+        return tf.reduce_mean(near * (size - near / 2), axis=-1)
+
+    return loss
+
+
+DEFAULTS = {
+    "single_label": cross_entropy,
+    "binary": binary_cross_entropy,
+    "multi_label": binary_cross_entropy,
+    "regression": squared_error,
+}
+
+
+def chosen(loss: Loss | None, task: str) -> Loss:
+    """The loss of a recipe, or the usual one of the task if it names none. A loss without `tasks` suits every task.
+
+    Raises:
+        UserError: the loss is for other tasks.
+    """
+    if loss is None:
+        return DEFAULTS[task]()
+    tasks = getattr(loss, "tasks", (task,))
+    if task not in tasks:
+        name = loss.__qualname__.partition(".")[0]
+        raise UserError(
+            f"the loss {name} is for {' and '.join(tasks)}, the task of the data is {task}",
+            where="gin bindings train.loss, train.source",
+            expected="a loss for the labels that the source gives",
+            do=f"--gin_param='train.loss = @{DEFAULTS[task].__name__}()'",
+        )
+    return loss
+
+
+def _check_smoothing(share: float, name: str) -> None:
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise UserError(
+            f"label_smoothing = {share!r}",
+            where=f"gin binding {name}.label_smoothing",
+            expected="a share from 0 to 1",
+            do="correct it",
+        )

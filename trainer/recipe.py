@@ -3,18 +3,18 @@
 import dataclasses
 import inspect
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import gin
 import numpy as np
 
-from data import sources, splits
+from data import sampling, sources, splits
 from data.augment.geometry import FITS
 from data.augment.policy import Policy
 from data.durations import Duration
 from data.errors import UserError
-from data.examples import Examples
-from trainer.losses import Loss, cross_entropy
+from data.examples import Examples, Stream
+from trainer.losses import Loss
 from trainer.models.network import PRECISIONS, Architecture
 from trainer.optimization.optimizers import UpdateRule, adamw
 from trainer.optimization.stages import Stage
@@ -26,17 +26,23 @@ class Recipe:
     """One run. In gin its fields are `train.FIELD`.
 
     Attributes:
-        source: function that returns the `Examples` table, for example `@folder`.
+        source: function that returns the `Examples` table or a `Stream`, for example `@folder`.
         split: function (examples) -> [N] int8 index into train, validation, test.
+        sampling: function (training examples) -> [N] how often an epoch shows each: `@natural`, `@balanced`, ...
+        class_weights: factors of the loss by class name, or `balanced`; None: all 1. Evaluation knows none.
+        store: where decoded images are kept: a folder, `auto` (WORKDIR/store if it takes at most half of the free
+            disk and of the memory), None (files are decoded each time). Never changes a pixel.
         model: `@model()`.
         stages: `[@head/stage(), ...]`.
         optimizer: `@adamw()`, `@adam()` or `@sgd()`.
         policy: `@policy()`, what augments training images.
-        loss: `@cross_entropy()` or an own function (labels, logits) -> [B] float32.
+        loss: `@cross_entropy()` or another of `trainer.losses`, or an own function (labels, logits) -> [B] float32;
+            None takes the usual one of the task.
         batch_size: global, over all replicas.
         evaluation_batch_size: likewise; batch_size when None.
         image_size: side of what the network sees.
-        fit: `stretch`, `cover` or `contain`: how an image of another shape becomes a square.
+        fit: `stretch`, `cover`, `contain` or `native` (pixel for pixel): how an image becomes a square.
+        background: red, green, blue in 0..255 behind transparent images.
         crop: share of that square that is seen.
         evaluation_samples: each pixel of an evaluation image is the mean of this number squared of points.
         fill: what lies outside an image: its `nearest` pixel or a `constant` black.
@@ -48,19 +54,25 @@ class Recipe:
         evaluate_every, checkpoint_every: a number and one of steps, epochs, examples; rounded to window ends.
         keep_checkpoints: how many of the newest stay.
         bad_images: `refuse` to start with images that do not decode, or `drop` them from the table, named.
+        replace_at_most: share of the images that may break after the start and be replaced by others; beyond it the
+            run ends.
     """
 
-    source: Callable[[], Examples] = sources.digits
+    source: Callable[[], Examples | Stream] = sources.digits
     split: Callable[[Examples], np.ndarray] = splits.split_by_hash
+    sampling: Callable[[Examples], np.ndarray] = sampling.natural
+    class_weights: str | Mapping[str, float] | None = None
+    store: str | None = "auto"
     model: Architecture
     stages: Sequence[Stage]
     optimizer: UpdateRule = dataclasses.field(default_factory=adamw)
     policy: Policy = dataclasses.field(default_factory=Policy)
-    loss: Loss = dataclasses.field(default_factory=cross_entropy)
+    loss: Loss | None = None
     batch_size: int = 32
     evaluation_batch_size: int | None = None
     image_size: int = 224
     fit: str = "cover"
+    background: Sequence[int] = (255, 255, 255)
     crop: float = 1.0
     evaluation_samples: int = 1
     fill: str = "nearest"
@@ -73,6 +85,7 @@ class Recipe:
     checkpoint_every: Duration = (1, "epochs")
     keep_checkpoints: int = 3
     bad_images: str = "refuse"
+    replace_at_most: float = 0.01
 
     def __post_init__(self):
         for name in ("batch_size", "image_size", "window", "keep_checkpoints", "evaluation_samples"):
@@ -99,7 +112,19 @@ class Recipe:
             _expect(name, getattr(self, name), getattr(self, name) in choices, f"one of {', '.join(choices)}")
         _expect("source", self.source, callable(self.source), "a reference without (): @folder")
         _expect("split", self.split, callable(self.split), "a reference without (): @split_by_hash")
-        _expect("loss", self.loss, _takes(self.loss, 2), "@cross_entropy(), or a function (labels, logits)")
+        _expect("sampling", self.sampling, callable(self.sampling), "a reference without (): @balanced")
+        weights = self.class_weights
+        by_class = isinstance(weights, Mapping) and all(map(_is_number, weights.values()))
+        _expect("class_weights", weights, weights in (None, "balanced") or by_class, "None, 'balanced' or {'cat': 2.0}")
+        named = self.store is None or (isinstance(self.store, str) and self.store)
+        _expect("store", self.store, named, "None, 'auto' or a folder")
+        levels = isinstance(self.background, list | tuple) and len(self.background) == 3
+        levels = levels and all(isinstance(level, int) and 0 <= level <= 255 for level in self.background)
+        _expect("background", self.background, levels, "three whole numbers in 0..255, such as (255, 255, 255)")
+        share = _is_number(self.replace_at_most) and 0 <= self.replace_at_most <= 1
+        _expect("replace_at_most", self.replace_at_most, share, "a number in 0..1")
+        loss = self.loss is None or _takes(self.loss, 2)
+        _expect("loss", self.loss, loss, "None, @cross_entropy(), or a function (labels, logits)")
         _expect("model", self.model, isinstance(self.model, Architecture), "@model()")
         _expect("optimizer", self.optimizer, isinstance(self.optimizer, UpdateRule), "@adamw(), @adam() or @sgd()")
         _expect("policy", self.policy, isinstance(self.policy, Policy), "@policy()")

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data import durations, order
-from data import examples as tables
+from data import durations
+from data import frozen as tables
 from data.errors import RunFailure, UserError
 from data.examples import Examples
-from trainer import data_setup, devices, launch, metrics
+from trainer import data_setup, devices, launch, losses, metrics
 from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluator
 from trainer.optimization.stages import Planned, plan
@@ -51,10 +51,9 @@ class Session:
         check_batch(recipe.batch_size, self.strategy.num_replicas_in_sync)
         self.resuming = workdir.has_checkpoint()
         self.data = data_setup.open_data(recipe, workdir, self.console, resuming=self.resuming)
-        self.parts = self.data.parts()
-        for name in data_setup.untrained_classes(self.data):
-            self.console.say(f"the class {name} has no image in train and cannot be learned", style="yellow")
-        self.plan = plan(recipe.stages, examples=len(self.parts["train"]), batch=recipe.batch_size)
+        self.parts, self.task = self.data.parts(), self.data.examples.task
+        self.train, self.order = data_setup.training_part(recipe, self.parts["train"])
+        self.plan = plan(recipe.stages, examples=self.order.epoch_length, batch=recipe.batch_size)
         self.evaluate_steps, self.checkpoint_steps = (
             _at_least_one(
                 durations.steps(every, examples=self.plan.examples, batch=self.plan.batch, where=where), where
@@ -67,6 +66,7 @@ class Session:
         positions = tf.range(2, dtype=tf.int64)
         launch.call(partial(recipe.policy.matrices, seed=recipe.seed, image_size=recipe.image_size), positions)
         launch.call(recipe.optimizer.make)
+        self.loss = launch.call(losses.chosen, recipe.loss, self.task)
         launch.check_consumed()
         self.config = gin.operative_config_str()
         if self.resuming:
@@ -109,9 +109,9 @@ class Session:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(recipe.seed)
         self.view = data_setup.view(recipe, self.data)
-        classes = len(self.data.examples.class_names)
-        self.state = TrainingState(recipe, self.plan, strategy=self.strategy, classes=classes)
-        self.evaluator = Evaluator(recipe, self.state.network, self.view, strategy=self.strategy)
+        outputs, aim = self.data.examples.outputs, {"task": self.task, "loss": self.loss}
+        self.state = TrainingState(recipe, self.plan, strategy=self.strategy, outputs=outputs, **aim)
+        self.evaluator = Evaluator(recipe, self.state.network, self.view, strategy=self.strategy, **aim)
         self.stage: Planned | None = None
 
     def _restore(self) -> None:
@@ -147,8 +147,7 @@ class Session:
         )
         if self.resuming:
             self._warn_of_changes(facts)
-        else:
-            tables.save(workdir.examples, self.data)
+        tables.save(workdir.examples, self.data)
         write_text(workdir.config, self.config)
         write_text(workdir.path / f"config-{self.step}.gin", self.config)
         write_json(workdir.classes, list(self.data.examples.class_names))
@@ -182,7 +181,7 @@ class Session:
             records = self.window(self.batches, tf.constant(rates), tf.constant(last - first))
             records = {name: values.numpy()[: last - first] for name, values in records.items()}
         except tf.errors.OpError as error:
-            raise self._failure(error, self._examples_near(first, last), where=f"step {first + 1}") from error
+            raise self._failure(error, where=f"step {first + 1}") from error
         seconds = time.perf_counter() - began
         self.step = int(self.state.step.numpy())
         if self.step != last:
@@ -194,7 +193,9 @@ class Session:
         recipe, state = self.recipe, self.state
         self.stage = next(planned for planned in self.plan.stages if planned.start <= self.step < planned.stop)
         self.window = state.window(recipe, self.stage.stage.name, strategy=self.strategy)
-        self.batches = data_setup.stream(recipe, self.parts["train"], self.view, strategy=self.strategy, step=self.step)
+        self.batches = data_setup.stream(
+            recipe, self.train, self.order, self.view, strategy=self.strategy, step=self.step
+        )
         if self.step == self.stage.start and not self.log.find("stage", step=self.step):
             self.log.append([{"event": "stage", "step": self.step, "stage": self.stage.stage.name}])
 
@@ -212,6 +213,7 @@ class Session:
             figures = {name: float(values[index]) for name, values in records.items()}
             finite = bool(figures.pop("finite"))
             figures.pop("wait")
+            figures.pop("replaced")
             events.append({"event": "train", "step": step, "epoch": self.plan.epoch(step), **figures, **speed})
             if not finite:
                 shown = [first * batch + index * batch, first * batch + (index + 1) * batch]
@@ -219,6 +221,9 @@ class Session:
         self.log.append(events)
         last = next(event for event in reversed(events) if event["event"] == "train")
         self.console.train(self.stage.stage.name, last, steps=self.plan.steps, batch=batch)
+        replaced = int(records["replaced"].sum())
+        if replaced:
+            self._tell_replaced(self.train, self._rows(first * batch, (first + steps) * batch), replaced)
         skips = [event for event in events if event["event"] == "skip"]
         for skip in skips:
             self.console.say(
@@ -229,10 +234,8 @@ class Session:
 
     def _not_finite(self, skip: dict) -> RunFailure:
         start, stop = skip["positions"]
-        _, rows = order.permute(
-            tf.range(start, stop, dtype=tf.int64), examples=self.plan.examples, seed=self.recipe.seed
-        )
-        shown = ", ".join(self.parts["train"].where(int(row)) for row in rows.numpy()[:4])
+        rows = self._rows(start, stop)
+        shown = ", ".join(self.train.where(row) for row in rows[:4])
         return RunFailure(
             f"loss or gradients are NaN or infinite at step {skip['step']}, in the stage {self.stage.stage.name}",
             where=f"positions {start} to {stop - 1} of the training stream: {shown}, ...; "
@@ -242,24 +245,50 @@ class Session:
             "or go on here with --allow_change",
         )
 
-    def _examples_near(self, first: int, last: int) -> Examples:
-        """The training examples of the steps [first, last) and of those the pipeline reads ahead."""
-        batch = self.plan.batch
-        ahead = tf.range(first * batch, (last + self.recipe.window) * batch, dtype=tf.int64)
-        _, rows = order.permute(ahead, examples=self.plan.examples, seed=self.recipe.seed)
-        return self.parts["train"].take(np.unique(rows.numpy()))
+    def _rows(self, start: int, stop: int) -> list[int]:
+        """The rows of the training table at these positions."""
+        return self.order.rows(tf.range(start, stop, dtype=tf.int64))[1].numpy().tolist()
 
-    def _failure(self, error: tf.errors.OpError, examples: Examples, *, where: str) -> Exception:
-        """What to tell of an error of TensorFlow that came up while it worked on these examples."""
-        if isinstance(error, tf.errors.ResourceExhaustedError):
-            batch = self.recipe.batch_size
-            return RunFailure(
-                f"out of memory: {str(error).splitlines()[0]}",
-                where=f"{where}, global batch {batch}; last good checkpoint: {self.checkpoints.newest_name()}",
-                expected="a batch that fits the device",
-                do=f"in a new --workdir: --gin_param='batch_size = {max(1, batch // 2)}'",
-            )
-        return data_setup.broken(examples, self.view) or error
+    def _failure(self, error: tf.errors.OpError, *, where: str) -> Exception:
+        """What to tell of an error of TensorFlow."""
+        if not isinstance(error, tf.errors.ResourceExhaustedError):
+            return error
+        batch = self.recipe.batch_size
+        return RunFailure(
+            f"out of memory: {str(error).splitlines()[0]}",
+            where=f"{where}, global batch {batch}; last good checkpoint: {self.checkpoints.newest_name()}",
+            expected="a batch that fits the device",
+            do=f"in a new --workdir: --gin_param='batch_size = {max(1, batch // 2)}'",
+        )
+
+    # -- images that broke since the start ----------------------------------------------------------------------
+
+    def _tell_replaced(self, examples: Examples, rows: list[int], replaced: int) -> None:
+        """Names and counts the images that could not be shown; past the threshold the run ends, saved.
+
+        Args:
+            rows: of `examples`, what was to be shown.
+            replaced: how many of them were not.
+        """
+        shown = [examples.where(row) for row in rows]
+        broken = data_setup.broken(examples.take(np.unique(rows)), self.view)
+        for where, reason in broken.items():
+            if not self.log.find("replaced", image=where):
+                self._log_replaced(1, reason, image=where)
+        # What can be read again now cannot be named.
+        passing = replaced - sum(where in broken for where in shown)
+        if passing > 0:
+            self._log_replaced(passing, "could not be read for a while")
+        count = sum(event["count"] for event in self.log.find("replaced"))
+        if count > data_setup.allowed(self.recipe, self.data):
+            if self.step and self.checkpoints.newest() != self.step:
+                self._save()
+            last = f"last good checkpoint: {self.checkpoints.newest_name()}"
+            raise data_setup.too_many_broken(self.recipe, self.data, count, where=last)
+
+    def _log_replaced(self, count: int, reason: str, *, image: str | None = None) -> None:
+        self.log.append([{"event": "replaced", "step": self.step, "image": image, "count": count, "reason": reason}])
+        self.console.say(f"replaced {image or f'{count} images'}: {reason}", style="yellow")
 
     # -- between windows ----------------------------------------------------------------------------------------
 
@@ -303,7 +332,7 @@ class Session:
         self.log.append([{"event": "checkpoint", "step": self.step, "seconds": time.perf_counter() - began}])
 
     def _deciding_split(self) -> str | None:
-        """The split whose accuracy decides which checkpoint is best: never test. Without it the newest is best."""
+        """The split whose evaluations decide which checkpoint is best: never test. Without it the newest is best."""
         return "validation" if "validation" in self.parts else None
 
     def _evaluate(self, split: str) -> dict | None:
@@ -313,10 +342,14 @@ class Session:
         try:
             totals = self.evaluator.evaluate(examples, stopping=lambda: self.stop.requested, report=report)
         except tf.errors.OpError as error:
-            raise self._failure(error, examples, where=f"evaluation of {split}") from error
+            raise self._failure(error, where=f"evaluation of {split}") from error
         if totals is None:
             return None
-        event = {"event": "eval", "step": self.step, "split": split, **metrics.figures(totals)}
+        if totals["replaced"]:
+            self._tell_replaced(examples, list(range(len(examples))), int(totals["replaced"]))
+        event = {"event": "eval", "step": self.step, "split": split, **metrics.figures(totals, task=self.task)}
+        if totals["replaced"]:
+            event["replaced"] = int(totals["replaced"])
         if not math.isfinite(event["loss"]):
             raise RunFailure(
                 f"the loss is NaN or infinite in the evaluation of {split} at step {self.step}",
@@ -330,16 +363,17 @@ class Session:
 
     def _consider_best(self, event: dict) -> bool:
         """Takes note of an evaluation; whether it is the best so far."""
-        if event["accuracy"] <= float(self.state.best_value.numpy()):
+        merit = metrics.merit(event, task=self.task)
+        if merit <= float(self.state.best_value.numpy()):
             return False
-        self.state.best_value.assign(event["accuracy"])
+        self.state.best_value.assign(merit)
         self.state.best_step.assign(event["step"])
         return True
 
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _finish(self) -> int:
-        results = summary.make(self.log, self.plan, deciding=self._deciding_split())
+        results = summary.make(self.log, self.plan, deciding=self._deciding_split(), task=self.task)
         write_json(self.workdir.summary, results)
         self.log.append([{"event": "stop", "step": self.step, "reason": "done", "time": time.time()}])
         self.console.results(results, self.workdir.path)

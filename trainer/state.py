@@ -6,6 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from data.errors import UserError
+from trainer.losses import Loss
 from trainer.models import freeze
 from trainer.models.freeze import Trainable
 from trainer.optimization.loss_scale import LossScale
@@ -24,12 +25,16 @@ class TrainingState:
         optimizer: update rules of every variable that trains in any stage.
         loss_scale: of mixed_float16; constant 1 otherwise.
         step: scalar int64, steps done.
-        best_value, best_step: of the evaluation that was best so far; -inf and -1 before the first.
+        best_value, best_step: `metrics.merit` and step of the evaluation that was best so far; -inf and -1 before the
+            first.
     """
 
-    def __init__(self, recipe: Recipe, plan: Plan, *, strategy: tf.distribute.Strategy, classes: int):
+    def __init__(
+        self, recipe: Recipe, plan: Plan, *, strategy: tf.distribute.Strategy, outputs: int, task: str, loss: Loss
+    ):
+        self._task, self._loss = task, loss
         with strategy.scope():
-            self.network = recipe.model.build(image_size=recipe.image_size, classes=classes, precision=recipe.precision)
+            self.network = recipe.model.build(image_size=recipe.image_size, classes=outputs, precision=recipe.precision)
             self.trainable = {planned.stage.name: self._choose(recipe, planned.stage) for planned in plan.stages}
             ever = {name for trainable in self.trainable.values() for name in trainable.names}
             trained = {name: variable for name, variable in self.network.variables.items() if name in ever}
@@ -62,7 +67,8 @@ class TrainingState:
             optimizer=self.optimizer,
             loss_scale=self.loss_scale,
             step=self.step,
-            loss=recipe.loss,
+            task=self._task,
+            loss=self._loss,
             clip_norm=recipe.clip_norm,
             rendering=Rendering(image_size=recipe.image_size, fill=recipe.fill),
             length=recipe.window,

@@ -39,6 +39,7 @@ def train_window(
     optimizer: Optimizer,
     loss_scale: LossScale,
     step: tf.Variable,
+    task: str,
     loss: Loss,
     clip_norm: float | None,
     rendering: Rendering,
@@ -51,6 +52,7 @@ def train_window(
         variables: those that train, by name. No other is changed, but for moving statistics and random seeds.
         moving_statistics: averaged over the replicas at the end of each window.
         step: scalar int64, counts the steps done.
+        task: one of `data.examples.TASKS`, of the labels.
         clip_norm: bound on the global norm of the unscaled global gradient.
         deterministic: TensorFlow's op determinism is on. It refuses `tf.timestamp`; Python's clock, which is slower,
             takes its place.
@@ -58,13 +60,15 @@ def train_window(
     Returns:
         function (iterator of distributed batches, learning rates [length] float32, steps scalar int32) ->
         dict of [length] arrays of which the first `steps` hold: loss (mean over the global weight, with
-        regularisers), accuracy, gradient_norm (before clipping), loss_scale (before the step), finite (1 or 0),
-        wait (seconds waited for the batch).
+        regularisers), accuracy (mean_absolute_error of a regression), gradient_norm (before clipping), loss_scale
+        (before the step), finite (1 or 0), replaced (images that stand in for broken ones, over all replicas), wait
+        (seconds waited for the batch).
     """
     names = list(variables)
     values = [variables[name].value for name in names]
     clock = (lambda: tf.numpy_function(time.time, [], tf.float64)) if deterministic else tf.timestamp
     statistics = [variable.value for variable in moving_statistics]
+    running = metrics.running(task)
 
     def gradients(batch, scale):
         """In replica context: this replica's share of the batch -> the global gradient."""
@@ -75,14 +79,17 @@ def train_window(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             logits = model(images, training=True)
-            shares = loss(batch["label"], logits) * batch["weight"] / weight
+            # A batch may hold examples of weight 0 only.
+            shares = tf.math.divide_no_nan(loss(batch["label"], logits) * batch["weight"], weight)
             regulariser = tf.add_n([tf.cast(term, tf.float32) for term in model.losses] or [tf.constant(0.0)])
             objective = tf.reduce_sum(shares) + regulariser / replica.num_replicas_in_sync
             scaled = objective * scale
-        predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        correct = tf.reduce_sum(tf.where(predicted == batch["label"], batch["weight"], 0.0)) / weight
+        scores = metrics.score(batch["label"], logits, task=task) * batch["weight"]
+        score = tf.math.divide_no_nan(tf.reduce_sum(scores), weight)
+        replaced = tf.reduce_sum(tf.cast(batch.get("replaced", tf.zeros_like(batch["weight"])), tf.float32))
         computed = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        reduced, objective, correct = replica.all_reduce(SUM, (computed, objective, correct))
+        sums = replica.all_reduce(SUM, (computed, objective, score, replaced))
+        reduced, objective, score, replaced = sums
 
         # A norm that is finite has finite gradients only. Unscaling and clipping are one factor.
         norm = tf.linalg.global_norm(reduced) / scale
@@ -92,7 +99,7 @@ def train_window(
             factor *= clip_norm / tf.maximum(norm, clip_norm)
         if clip_norm is not None or loss_scale.dynamic:
             reduced = [gradient * factor for gradient in reduced]
-        figures = {"loss": objective, "accuracy": correct, "gradient_norm": norm}
+        figures = {"loss": objective, running: score, "gradient_norm": norm, "replaced": replaced}
         return reduced, finite, figures, before
 
     def one_step(batch, learning_rate):
@@ -119,7 +126,7 @@ def train_window(
             statistic.assign(replica.all_reduce(MEAN, tf.identity(statistic)))
 
     def window(iterator, learning_rates, steps):
-        columns = ("loss", "accuracy", "gradient_norm", "loss_scale", "finite", "wait")
+        columns = ("loss", running, "gradient_norm", "loss_scale", "finite", "replaced", "wait")
         records = tf.TensorArray(tf.float32, size=length, element_shape=[len(columns)])
         for index in tf.range(steps):
             with tf.control_dependencies([step.read_value()]):
@@ -138,22 +145,23 @@ def train_window(
 
 
 def evaluation_window(
-    *, strategy: tf.distribute.Strategy, model: keras.Model, loss: Loss, rendering: Rendering
+    *, strategy: tf.distribute.Strategy, model: keras.Model, task: str, loss: Loss, rendering: Rendering
 ) -> Callable:
     """Traces, once, a window of evaluation steps.
 
     Returns:
         function (iterator of distributed batches, steps scalar int32) -> sums of `trainer.metrics.batch_sums`.
     """
-    classes = model.output_shape[-1]
+    nothing = metrics.zeros(model.output_shape[-1], task=task)
 
     def sums(batch):
         logits = model(rendering.images(batch), training=False)
         losses = loss(batch["label"], logits)
-        return metrics.batch_sums(batch["label"], batch["weight"], logits, losses)
+        arrays = batch["label"], batch["weight"], logits, losses
+        return metrics.batch_sums(*arrays, task=task, replaced=batch.get("replaced"))
 
     def window(iterator, steps):
-        totals = {name: tf.constant(value) for name, value in metrics.zeros(classes).items()}
+        totals = {name: tf.constant(value) for name, value in nothing.items()}
         for _ in tf.range(steps):
             batch_sums = strategy.run(sums, args=(next(iterator),))
             totals = {name: totals[name] + strategy.reduce(SUM, batch_sums[name], axis=None) for name in totals}

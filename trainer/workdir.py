@@ -7,13 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import UserError
-from data.sources import SESSION_LOCK
+from data.names import SESSION_LOCK, printable
 from trainer import launch
 
 # Settings that do not shape the weights.
 FREE = frozenset(
     f"train.{name}"
-    for name in ("checkpoint_every", "evaluate_every", "keep_checkpoints", "evaluation_batch_size", "bad_images")
+    for name in (
+        "checkpoint_every",
+        "evaluate_every",
+        "keep_checkpoints",
+        "evaluation_batch_size",
+        "bad_images",
+        "store",
+        "replace_at_most",
+    )
 ) | {"data_dir", "folder.root"}
 
 
@@ -26,6 +34,13 @@ class Workdir:
 
     def __init__(self, path: str):
         self._name_files(path)
+        if printable(path) != path:
+            raise UserError(
+                f"a name that cannot be printed: {printable(path)}",
+                where="--workdir",
+                expected="text",
+                do="choose another --workdir",
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
@@ -46,6 +61,7 @@ class Workdir:
         self.environment = self.path / "environment.json"
         self.examples = self.path / "examples.npz"
         self.checkpoints = self.path / "checkpoints"
+        self.store = self.path / "store"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from data.errors import UserError
 
-FITS = ("stretch", "cover", "contain")
+FITS = ("stretch", "cover", "contain", "native")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,14 +158,17 @@ def fit(size: tf.Tensor, *, image_size: int, rule: str, crop: float) -> tf.Tenso
 
     Args:
         size: [B, 2] int32, height and width of the images in their canvases.
-        rule: `stretch` (both sides to the output), `cover` (centre square of the short side), `contain` (all of it).
-        crop: share of that square that is seen, in (0, 1].
+        rule: `stretch` (both sides to the output), `cover` (centre square of the short side), `contain` (all of it),
+            `native` (the centre, pixel for pixel).
+        crop: share of that square that is seen, in (0, 1]; `native` has no use for it.
 
     Returns:
         [B, 3, 3] float64; the centre of the output is the centre of the image.
     """
     height, width = tf.unstack(tf.cast(size, tf.float64), axis=-1)
-    if rule == "stretch":
+    if rule == "native":
+        seen_height = seen_width = tf.fill(tf.shape(height), tf.constant(image_size / crop, tf.float64))
+    elif rule == "stretch":
         seen_height, seen_width = height, width
     else:
         seen_height = seen_width = tf.minimum(height, width) if rule == "cover" else tf.maximum(height, width)

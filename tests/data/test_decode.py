@@ -2,7 +2,7 @@
 
 import io
 import math
-from pathlib import Path
+import struct
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import decode, sources
-from data.examples import Examples
+from data import decode
+from data.decode import ANY, Decoding
 
 RANDOM = np.random.default_rng(7)
 COLOURS = RANDOM.integers(0, 256, (23, 31, 3), dtype=np.uint8)
@@ -25,34 +25,66 @@ def encoded(pixels: np.ndarray | Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def decoded(content: bytes, *, short_side: int = 64) -> np.ndarray:
-    return decode.decode(tf.constant(content), short_side=short_side).numpy()
+def decoded(content: bytes, *, short_side: int | None = 64, background=(255, 255, 255)) -> np.ndarray:
+    return decode.decode(tf.constant(content), decoding=Decoding(short_side, background))[0].numpy()
 
 
 class TestKinds:
-    @pytest.mark.parametrize("kind", ["PNG", "BMP"])
-    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-    def test_lossless_files_give_the_pixels_that_pillow_gives(self, kind: str, mode: str):
-        content = encoded(Image.fromarray(COLOURS).convert(mode), kind)
+    @pytest.mark.parametrize("kind, options", [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})])
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    def test_lossless_files_give_the_pixels_that_pillow_gives(self, kind: str, options: dict, mode: str):
+        content = encoded(Image.fromarray(COLOURS).convert(mode), kind, **options)
         pixels = decoded(content)
         assert pixels.dtype == np.uint8
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
 
-    @pytest.mark.parametrize("mode", ["LA", "P", "1"])
-    def test_png_with_grey_and_alpha_palette_or_single_bits(self, mode: str):
+    @pytest.mark.parametrize("mode", ["P", "1"])
+    def test_png_with_palette_or_single_bits(self, mode: str):
         content = encoded(Image.fromarray(COLOURS).convert(mode), "PNG")
         np.testing.assert_array_equal(
             decoded(content), np.asarray(Image.open(io.BytesIO(content)).convert(mode).convert("RGB"))
         )
 
-    def test_alpha_is_dropped_and_the_colour_below_it_kept(self):
-        pixels = np.dstack([COLOURS, np.zeros((23, 31), np.uint8)])
-        np.testing.assert_array_equal(decoded(encoded(pixels, "PNG")), COLOURS)
+    @pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 90)])
+    @pytest.mark.parametrize("kind, mode", [("PNG", "RGBA"), ("PNG", "LA"), ("PNG", "P"), ("WEBP", "RGBA")])
+    def test_the_background_shows_through_where_an_image_is_transparent(self, kind: str, mode: str, background):
+        alpha = RANDOM.integers(0, 256, (23, 31, 1), dtype=np.uint8)
+        options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+        if mode == "P":
+            content = encoded(Image.fromarray(COLOURS).quantize(16), kind, transparency=bytes(range(0, 256, 16)))
+        else:
+            content = encoded(Image.fromarray(np.dstack([COLOURS, alpha])).convert(mode), kind, **options)
+        rgba = np.asarray(Image.open(io.BytesIO(content)).convert("RGBA")).astype(np.float64)
+        assert rgba[..., 3].min() < 255
+        share = rgba[..., 3:] / 255
+        expected = np.round(rgba[..., :3] * share + np.array(background) * (1 - share))
+        np.testing.assert_array_equal(decoded(content, background=background), expected)
 
-    def test_of_sixteen_bits_the_upper_eight_stay(self):
+    def test_sixteen_bits_are_rounded_to_eight(self):
         deep = RANDOM.integers(0, 2**16, (9, 11)).astype(np.uint16)
-        expected = np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        expected = np.repeat(np.round(deep / 257)[..., None], 3, axis=-1)
         np.testing.assert_array_equal(decoded(encoded(deep, "PNG")), expected)
+
+    @pytest.mark.parametrize("options", [{"progressive": True}, {"optimize": True}, {"subsampling": 0}])
+    def test_jpeg_of_every_layout_is_within_rounding_of_pillow(self, options: dict):
+        smooth = np.asarray(Image.fromarray(COLOURS).resize((93, 69), Image.Resampling.BICUBIC))
+        content = encoded(smooth, "JPEG", quality=90, **options)
+        expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+        assert np.abs(decoded(content) - expected).max() <= 3
+
+    def test_a_cmyk_jpeg_is_shown_in_its_colours(self):
+        # Plain colours; both convert CMYK to RGB as (1 - ink) * (1 - black), in 8 bits each: two roundings.
+        flat = np.kron(
+            np.array([[[200, 30, 60], [20, 160, 90], [240, 240, 235]]], np.uint8), np.ones((16, 16, 1), np.uint8)
+        )
+        content = encoded(Image.fromarray(flat).convert("CMYK"), "JPEG", quality=100, subsampling=0)
+        assert np.abs(decoded(content).astype(int) - flat).max() <= 5
+
+    def test_an_animated_webp_is_refused(self):
+        frames = [Image.fromarray(np.full((6, 5, 3), value, np.uint8)) for value in (50, 200)]
+        content = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="animated"):
+            decoded(content)
 
     def test_a_gif_gives_its_first_frame(self):
         frames = [Image.fromarray(np.full((6, 5, 3), value, np.uint8)) for value in (50, 200)]
@@ -66,13 +98,31 @@ class TestKinds:
         # Decoders that meet IEEE 1180 differ by at most 1 in Y, Cb and Cr; 1 + 1.772 more in blue, rounded: 3.
         assert np.abs(decoded(content) - expected).max() <= 3
 
-    @pytest.mark.parametrize("kind, suffix", [("JPEG", "png"), ("PNG", "jpg"), ("BMP", "gif"), ("GIF", "jpeg")])
-    def test_the_content_decides_and_not_the_suffix(self, kind: str, suffix: str, tmp_path):
-        for name in ("cat", "dog"):
-            (tmp_path / name).mkdir()
-            (tmp_path / name / f"x.{suffix}").write_bytes(encoded(COLOURS, kind))
-        sizes, bad = decode.inspect(sources.folder(root=str(tmp_path)), short_side=64)
-        assert not bad and sizes.tolist() == [[23, 31]] * 2
+    def test_at_native_resolution_nothing_is_shrunk_and_what_is_too_large_is_refused(self, monkeypatch):
+        pixels = np.zeros((300, 500, 3), np.uint8)
+        assert decoded(encoded(pixels, "JPEG"), short_side=None).shape == pixels.shape
+        monkeypatch.setattr(decode, "LARGEST_UNSHRUNK", 300 * 500 - 1)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="too large"):
+            # Another background, so that nothing traced before is used.
+            decoded(encoded(pixels, "PNG"), short_side=None, background=(1, 2, 3))
+
+
+class TestKindsOfDecoding:
+    """What `decode` says of a file lets `decode_kind` skip the looking and get the same pixels."""
+
+    @pytest.mark.parametrize("factor", [1, 2, 4, 8, 16])
+    def test_the_kind_leads_to_the_same_pixels(self, factor: int):
+        smooth = np.asarray(Image.fromarray(COLOURS).resize((31 * factor, 23 * factor), Image.Resampling.BICUBIC))
+        decoding = Decoding(23)
+        for content, expected in (
+            (encoded(smooth, "JPEG"), int(math.log2(factor)) if factor <= 8 else ANY),
+            (encoded(smooth, "PNG"), ANY),
+        ):
+            pixels, kind = decode.decode(tf.constant(content), decoding=decoding)
+            assert kind.numpy() == expected
+            for kinds in ([expected], [0, 1, 2, 3, ANY]):
+                again = decode.decode_kind(tf.constant(content), kind, kinds=kinds, decoding=decoding)
+                np.testing.assert_array_equal(again, pixels)
 
 
 def wanted_factor(height: int, width: int, short_side: int) -> int:
@@ -99,7 +149,7 @@ class TestShrinking:
         assert factors == [wanted_factor(*shape, short_side) for shape in shapes]
 
     @settings(max_examples=60, deadline=None)
-    @given(height=st.integers(1, 300), width=st.integers(1, 300), short_side=st.integers(8, 80))
+    @given(height=st.integers(1, 300), width=st.integers(1, 300), short_side=st.sampled_from([8, 10, 23, 80]))
     @example(height=200, width=260, short_side=10)
     @example(height=16, width=300, short_side=8)
     def test_the_canvas_keeps_the_short_side_and_fits_whatever_the_kind(self, height: int, width: int, short_side: int):
@@ -164,98 +214,43 @@ class TestShrinking:
         assert np.abs(decoded(encoded(pixels, "PNG"), short_side=16) - expected).max() < 0.501
 
 
-BROKEN = {
-    "empty": b"",
-    "text": b"<html>404 Not Found</html>",
-    "half a jpeg": encoded(COLOURS, "JPEG")[:-200],
-    "half a png": encoded(COLOURS, "PNG")[:-200],
-    "half a bmp": encoded(COLOURS, "BMP")[:-200],
-    "half a gif": encoded(COLOURS, "GIF")[:-200],
-    "head of a jpeg": b"\xff\xd8\xff",
-    "head of a png": b"\x89PNG\r\n\x1a\n",
-    "tiff": encoded(COLOURS, "TIFF"),
-}
-
-
-class TestInspect:
-    @pytest.fixture
-    def folder(self, tmp_path) -> Path:
-        for name, kind in (("cat/1.jpg", "JPEG"), ("cat/2.png", "PNG"), ("dog/3.bmp", "BMP"), ("dog/4.gif", "GIF")):
-            path = tmp_path / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(encoded(COLOURS, kind))
-        return tmp_path
-
-    def test_every_row_has_a_size_or_a_reason(self, folder):
-        for name, content in BROKEN.items():
-            (folder / "dog" / f"{name}.jpg").write_bytes(content)
-        (folder / "cat" / "gone.jpg").symlink_to("never.jpg")
-        found = sources.folder(root=str(folder))
-        sizes, bad = decode.inspect(found, short_side=64)
-        broken = {f"dog/{name}.jpg" for name in BROKEN} | {"cat/gone.jpg"}
-        assert {found.names[row].decode() for row in bad} == broken
-        assert list(bad) == sorted(bad)
-        for row in range(len(found)):
-            assert sizes[row].tolist() == ([0, 0] if row in bad else [23, 31])
-        for reason in bad.values():
-            assert reason and "\n" not in reason and "{{" not in reason and "Op:" not in reason
-
-    def test_reasons_tell_the_faults_apart(self, folder):
-        for name, content in BROKEN.items():
-            (folder / "dog" / f"{name}.jpg").write_bytes(content)
-        found = sources.folder(root=str(folder))
-        _, bad = decode.inspect(found, short_side=64)
-        reasons = {found.names[row].decode()[len("dog/") : -len(".jpg")]: reason for row, reason in bad.items()}
-        assert "empty" in reasons["empty"].lower()
-        assert "format" in reasons["text"]
-        for kind in ("jpeg", "png", "gif"):
-            assert kind in reasons[f"half a {kind}"].lower()
-        assert "size" in reasons["half a bmp"]
-
-    def test_progress_counts_every_image_once(self, folder):
-        (folder / "dog" / "bad.jpg").write_bytes(b"")
-        told = []
-        decode.inspect(sources.folder(root=str(folder)), short_side=64, report=told.append)
-        assert told == [1, 2, 3, 4, 5]
-
-    def test_names_that_are_not_utf8_are_read(self, folder):
-        with open(str(folder).encode() + b"/cat/caf\xe9.png", "wb") as file:
-            file.write(encoded(COLOURS[:5], "PNG"))
-        found = sources.folder(root=str(folder))
-        sizes, bad = decode.inspect(found, short_side=64)
-        assert not bad
-        assert sizes[found.names.tolist().index(b"cat/caf\xe9.png")].tolist() == [5, 31]
-
-
 class TestCanvas:
-    def test_the_rows_come_one_after_the_other_and_then_zeros(self, tmp_path):
-        path = tmp_path / "x.png"
-        path.write_bytes(encoded(COLOURS | 1, "PNG"))
-        canvas, size = decode.read_canvas(tf.constant(str(path)), short_side=64, capacity=800)
-        assert size.numpy().tolist() == [23, 31] and canvas.shape == (2400,)
-        np.testing.assert_array_equal(canvas[: 23 * 31 * 3].numpy(), (COLOURS | 1).reshape(-1))
-        assert not canvas[23 * 31 * 3 :].numpy().any()
+    def read(self, path, *, capacity: int):
+        kind = tf.constant(ANY)
+        return decode.read_canvas(tf.constant(str(path)), kind, kinds=[ANY], decoding=Decoding(64), capacity=capacity)
 
-    def test_an_image_that_fills_the_canvas_fits(self, tmp_path):
+    @pytest.mark.parametrize("capacity", [23 * 31, 800])
+    def test_the_rows_come_one_after_the_other(self, tmp_path, capacity: int):
         path = tmp_path / "x.png"
         path.write_bytes(encoded(COLOURS, "PNG"))
-        canvas, _ = decode.read_canvas(tf.constant(str(path)), short_side=64, capacity=23 * 31)
+        canvas, size = self.read(path, capacity=capacity)
+        assert size.numpy().tolist() == [23, 31]
         np.testing.assert_array_equal(canvas.numpy(), COLOURS.reshape(-1))
 
     def test_an_image_that_grew_is_refused_and_not_cut(self, tmp_path):
         path = tmp_path / "x.png"
         path.write_bytes(encoded(COLOURS, "PNG"))
-        with pytest.raises(tf.errors.OpError, match="image grew"):
-            decode.read_canvas(tf.constant(str(path)), short_side=64, capacity=23 * 31 - 1)
+        with pytest.raises(tf.errors.OpError, match="another size"):
+            self.read(path, capacity=23 * 31 - 1)
 
 
-def test_a_bmp_with_a_colour_palette_is_refused_and_a_grey_one_is_not(tmp_path):
-    random = np.random.default_rng(0)
-    image = Image.fromarray(random.integers(0, 256, (20, 31, 3), dtype=np.uint8))
-    image.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "palette.bmp")
-    image.convert("L").save(tmp_path / "grey.bmp")
-    names = [b"grey.bmp", b"palette.bmp"]
-    table = Examples.of(names=names, labels=[0, 1], class_names=["a", "b"], root=str(tmp_path))
-    sizes, bad = decode.inspect(table, short_side=16)
-    assert sizes[0].tolist() == [20, 31]
-    assert list(bad) == [1] and "palette" in bad[1]
+def test_a_bmp_with_a_colour_palette_is_refused_and_a_grey_one_is_not():
+    image = Image.fromarray(COLOURS)
+    assert decoded(encoded(image.convert("L"), "BMP")).shape == (23, 31, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="palette"):
+        decoded(encoded(image.convert("P", palette=Image.Palette.ADAPTIVE), "BMP"))
+
+
+@pytest.mark.parametrize(
+    "header", [b"RIFF\x10\0\0\0WEBPVP8X", b"RIFF\x10\0\0\0WEBP", b"BM", b"\x89PNG\r\n\x1a\n" + b"\0" * 20]
+)
+def test_a_header_alone_is_an_error_and_no_crash(header: bytes):
+    with pytest.raises(tf.errors.OpError):
+        decoded(header)
+
+
+def test_a_png_that_claims_to_be_enormous_is_refused():
+    content = bytearray(encoded(COLOURS, "PNG"))
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    with pytest.raises(tf.errors.OpError):
+        decoded(bytes(content))

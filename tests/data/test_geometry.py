@@ -159,6 +159,7 @@ def test_the_edges_of_the_output_fall_where_the_rule_says(
         "stretch": (width, height),
         "cover": (min(width, height), min(width, height)),
         "contain": (max(width, height), max(width, height)),
+        "native": (image_size / crop, image_size / crop),
     }[rule]
     middle = (image_size - 1) / 2
     np.testing.assert_allclose(found @ [middle, middle, 1], [(width - 1) / 2, (height - 1) / 2, 1], **NEAR)

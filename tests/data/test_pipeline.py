@@ -10,10 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from data import decode, order, pipeline, sources
+from data import inspection, order, packing, pipeline, sources
 from data.augment import apply, geometry
 from data.augment.policy import Policy
+from data.decode import Decoding
 from data.examples import Examples
+from data.order import Order
 from trainer import devices
 
 HEIGHT, WIDTH, SEED = 10, 12, 5
@@ -30,7 +32,7 @@ VIEW = pipeline.View(
     fit="cover",
     crop=0.9,
     colour=np.eye(3, 4, dtype=np.float32),
-    short_side=9,
+    decoding=Decoding(9),
     capacity=HEIGHT * WIDTH,
 )
 
@@ -55,9 +57,14 @@ def joined(batches: Iterable[dict]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([batch[name].numpy() for batch in batches]) for name in batches[0]}
 
 
+def shuffled(examples: Examples, seed: int = SEED) -> Order:
+    return Order.of(examples, factors=examples.repeats, seed=seed)
+
+
 def training(examples: Examples, *, start: int = 0, batch: int, count: int, **changes) -> dict[str, np.ndarray]:
     arguments = {"seed": SEED, "policy": POLICY, "view": VIEW} | changes
-    stream = pipeline.train_batches(examples, start=start, batch=batch, **arguments)
+    order = shuffled(examples, arguments["seed"])
+    stream = pipeline.train_batches(examples, order=order, start=start, batch=batch, **arguments)
     return joined(stream.take(count // batch))
 
 
@@ -90,7 +97,9 @@ def stream(memory) -> dict[str, np.ndarray]:
 
 class TestTraining:
     def test_columns_have_the_shapes_and_types_that_are_promised(self, memory):
-        (batch,) = pipeline.train_batches(memory, start=0, batch=4, seed=SEED, policy=POLICY, view=VIEW).take(1)
+        (batch,) = pipeline.train_batches(
+            memory, order=shuffled(memory), start=0, batch=4, seed=SEED, policy=POLICY, view=VIEW
+        ).take(1)
         found = {name: (tuple(column.shape), column.dtype.name) for name, column in batch.items()}
         assert found == {
             "canvas": ((4, HEIGHT * WIDTH * 3), "uint8"),
@@ -101,6 +110,7 @@ class TestTraining:
             "weight": ((4,), "float32"),
             "position": ((4,), "int64"),
             "example": ((4,), "int64"),
+            "replaced": ((4,), "bool"),
         }
 
     def test_each_position_shows_the_example_that_the_order_names(self, memory, stream):
@@ -151,7 +161,13 @@ class TestTraining:
         batches = iter(
             strategy.distribute_datasets_from_function(
                 lambda context: pipeline.train_batches(
-                    examples, start=start, batch=16 // replicas, seed=SEED, policy=POLICY, view=VIEW
+                    examples,
+                    order=shuffled(examples),
+                    start=start,
+                    batch=16 // replicas,
+                    seed=SEED,
+                    policy=POLICY,
+                    view=VIEW,
                 )
             )
         )
@@ -187,8 +203,7 @@ class TestTraining:
     def test_files_of_different_sizes_share_one_canvas_length(self, photos):
         root = photos({"cat/a.png": (9, 9), "cat/b.png": (12, 10), "dog/c.png": (9, 13), "dog/d.png": (40, 60)})
         examples = sources.folder(root=str(root))
-        sizes, bad = decode.inspect(examples, short_side=9)
-        assert not bad
+        sizes = inspection.inspect(examples, decoding=Decoding(9)).sizes
         view = dataclasses.replace(VIEW, capacity=int(sizes.prod(axis=1).max()))
         found = training(examples, batch=4, count=4, view=view)
         np.testing.assert_array_equal(found["size"], sizes[found["example"]])
@@ -196,16 +211,82 @@ class TestTraining:
             assert not found["canvas"][row, size.prod() * 3 :].any()
             assert found["canvas"][row, : size.prod() * 3].any()
 
-    def test_a_file_that_broke_since_stops_the_stream_and_is_not_skipped(self, memory, tmp_path):
+
+# Row of a broken image -> the row that is shown.
+STAND_IN = {7: 9, 8: 9, 15: 16, 22: 0}
+
+
+class TestBrokenFiles:
+    """An image that went bad is replaced by the next row of the table that decodes, and the order stays as it was."""
+
+    @pytest.fixture
+    def harmed(self, memory, tmp_path) -> Examples:
         examples = as_files(memory, tmp_path)
-        (tmp_path / memory.names[7].decode()).write_bytes(b"not an image")
-        rows = training(memory, batch=1, count=23)["example"]
-        broken = rows.tolist().index(7)
-        batches = iter(pipeline.train_batches(examples, start=0, batch=1, seed=SEED, policy=POLICY, view=VIEW))
-        for position in range(broken):
-            assert next(batches)["position"].numpy() == [position]
-        with pytest.raises(tf.errors.OpError):
-            next(batches)
+        paths = [tmp_path / memory.names[row].decode() for row in (7, 8, 15, 22)]
+        paths[0].write_bytes(b"not an image")
+        paths[1].unlink()
+        paths[2].write_bytes(paths[2].read_bytes()[:-40])
+        Image.fromarray(np.zeros((HEIGHT * 3, WIDTH, 3), np.uint8)).save(paths[3], "PNG")
+        return examples
+
+    def test_in_training_the_next_good_row_stands_in_with_its_own_label(self, memory, harmed, stream):
+        found = training(harmed, batch=16, count=96)
+        for name in ("position", "example", "geometry"):
+            np.testing.assert_array_equal(found[name], stream[name])
+        shown = np.array([STAND_IN.get(row, row) for row in found["example"].tolist()])
+        np.testing.assert_array_equal(found["canvas"], memory.pixels.reshape(23, -1)[shown])
+        np.testing.assert_array_equal(found["label"], memory.labels[shown])
+        np.testing.assert_array_equal(found["weight"], memory.weights[shown])
+        np.testing.assert_array_equal(found["replaced"], shown != found["example"])
+
+    def test_where_nothing_decodes_the_image_is_blank_and_of_no_weight(self, memory, tmp_path):
+        examples = as_files(memory, tmp_path)
+        for name in memory.names:
+            (tmp_path / name.decode()).unlink()
+        found = training(examples, batch=4, count=8)
+        assert found["replaced"].all() and not found["weight"].any() and not found["canvas"].any()
+
+    def test_in_evaluation_it_counts_nothing_and_no_other_image_counts_twice(self, memory, harmed):
+        found = evaluation(harmed, batch=8)
+        bad = np.isin(found["example"], list(STAND_IN)) & (found["position"] < 23)
+        np.testing.assert_array_equal(found["replaced"], bad)
+        assert not found["weight"][bad].any()
+        good = (found["position"] < 23) & ~bad
+        np.testing.assert_array_equal(found["weight"][good], memory.weights[found["example"][good]])
+
+
+class TestStores:
+    @pytest.mark.parametrize("shard_bytes", [1, 3000, 10**9])
+    def test_a_store_and_the_files_it_was_packed_from_give_the_same_bits(
+        self, files, stream, tmp_path, monkeypatch, shard_bytes
+    ):
+        monkeypatch.setattr(packing, "SHARD_BYTES", shard_bytes)
+        packed = packing.pack(files, tmp_path / "store", decoding=VIEW.decoding).attach(files)
+        assert_same(training(packed, batch=16, count=96), stream)
+        assert_same(evaluation(packed, batch=8), evaluation(files, batch=8))
+
+    def test_canvases_of_many_sizes_kinds_and_turns_come_out_of_a_store_as_out_of_the_files(self, tmp_path):
+        random = np.random.default_rng(0)
+        names = []
+        for index in range(24):
+            exif = Image.Exif()
+            exif[0x0112] = index % 8 + 1
+            pixels = random.integers(0, 256, (9 + 7 * index, 120 - 4 * index, 3), dtype=np.uint8)
+            names.append(f"{index:02}.{('jpg', 'png', 'webp')[index % 3]}")
+            (tmp_path / "photos").mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "photos" / names[-1], exif=exif)
+        found = Examples.of(
+            names=[name.encode() for name in names],
+            labels=np.arange(24) % 2,
+            class_names=["a", "b"],
+            root=str(tmp_path / "photos"),
+        )
+        seen = inspection.inspect(found, decoding=VIEW.decoding)
+        found = dataclasses.replace(found, orientations=seen.orientations, kinds=seen.kinds)
+        assert len(set(seen.kinds.tolist())) > 2 and set(seen.orientations.tolist()) == set(range(1, 9))
+        view = dataclasses.replace(VIEW, capacity=int(seen.sizes.prod(axis=1).max()))
+        packed = packing.pack(found, tmp_path / "store", decoding=VIEW.decoding).attach(found)
+        assert_same(training(packed, batch=8, count=48, view=view), training(found, batch=8, count=48, view=view))
 
 
 class TestEvaluation:
@@ -272,11 +353,16 @@ def test_a_photo_is_shown_upright_whatever_its_exif_orientation(tmp_path, orient
     with Image.open(tmp_path / "a" / "photo.png") as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     found = sources.folder(root=str(tmp_path))
-    found = dataclasses.replace(found, orientations=decode.orientations(found))
+    found = dataclasses.replace(found, orientations=inspection.inspect(found, decoding=Decoding(12)).orientations)
     assert found.orientations.tolist() == [orientation, orientation]
     side = max(expected.shape)
     view = pipeline.View(
-        image_size=side, fit="contain", crop=1.0, colour=np.eye(3, 4, dtype=np.float32), short_side=12, capacity=240
+        image_size=side,
+        fit="contain",
+        crop=1.0,
+        colour=np.eye(3, 4, dtype=np.float32),
+        decoding=Decoding(12),
+        capacity=240,
     )
     batch = next(iter(pipeline.evaluation_batches(found, batch=2, view=view)))
     shown = apply.render(

@@ -4,8 +4,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from trainer.losses import cross_entropy
+from data.examples import TASKS
+from trainer import losses
+from trainer.losses import binary_cross_entropy, cross_entropy, huber, squared_error
 
 # A few float32 operations on numbers of size 30: 30 * 2**-23 each.
 TOLERANCE = 1e-5
@@ -37,3 +41,84 @@ def test_cross_entropy_is_minus_the_logarithm_of_the_softmax():
 def test_cross_entropy_of_huge_logits_stays_finite():
     losses = cross_entropy(label_smoothing=0.1)(tf.constant([0, 1]), tf.constant([[1e30, -1e30], [1e30, -1e30]]))
     assert np.isfinite(losses.numpy()).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_binary_cross_entropy_is_keras_one_for_one_logit_and_for_many(smoothing):
+    ours = binary_cross_entropy(label_smoothing=smoothing)
+    theirs = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=smoothing, reduction=None)
+    labels, logits = batch(2, 2)
+    one = logits[:, :1]
+    for computed, expected in (
+        (ours(tf.constant(labels), tf.constant(one)), theirs(labels[:, None], one)),
+        (ours(tf.constant(np.float32(logits > 1)), tf.constant(-logits)), theirs(np.float32(logits > 1), -logits)),
+    ):
+        assert computed.shape == (16,) and computed.dtype == tf.float32
+        np.testing.assert_allclose(computed, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_binary_cross_entropy_of_huge_logits_stays_finite():
+    computed = binary_cross_entropy(label_smoothing=0.1)(tf.constant([0, 1]), tf.constant([[1e30], [-1e30]]))
+    assert np.isfinite(computed.numpy()).all()
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10**6), outputs=st.integers(1, 5), delta=st.floats(0.01, 20))
+def test_squared_error_and_huber_are_keras_ones(seed, outputs, delta):
+    random = np.random.default_rng(seed)
+    labels, predictions = (random.normal(0, 5, (16, outputs)).astype(np.float32) for _ in range(2))
+    for ours, theirs in (
+        (squared_error(), keras.losses.MeanSquaredError(reduction=None)),
+        (huber(delta=delta), keras.losses.Huber(delta=delta, reduction=None)),
+    ):
+        computed = ours(tf.constant(labels), tf.constant(predictions))
+        assert computed.shape == (16,) and computed.dtype == tf.float32
+        # Terms of up to 30**2 (a square) or 20 * 30 (delta times a difference), each rounded a few times.
+        np.testing.assert_allclose(computed, theirs(labels, predictions), rtol=TOLERANCE, atol=900 * 2**-21)
+
+
+class TestWhichLossATaskGets:
+    @pytest.mark.parametrize(
+        ("task", "labels", "outputs"),
+        [
+            ("single_label", np.int32([0, 1]), 3), ("binary", np.int32([0, 1]), 1),
+            ("multi_label", np.float32([[0, 1], [1, 1]]), 2), ("regression", np.float32([[3, 1], [2, 1]]), 2),
+        ],
+    )  # fmt: skip
+    def test_without_one_in_the_recipe_is_one_that_takes_its_labels(self, task, labels, outputs):
+        loss = losses.chosen(None, task)
+        assert task in loss.tasks
+        assert loss(tf.constant(labels), tf.zeros([2, outputs])).shape == (2,)
+
+    @pytest.mark.parametrize(
+        ("loss", "task"),
+        [
+            (cross_entropy(), "binary"), (cross_entropy(), "multi_label"), (cross_entropy(), "regression"),
+            (binary_cross_entropy(), "single_label"), (binary_cross_entropy(), "regression"),
+            (squared_error(), "single_label"), (huber(), "multi_label"),
+        ],
+    )  # fmt: skip
+    def test_is_never_one_for_other_labels(self, complaint, loss, task):
+        name = loss.__qualname__.split(".")[0]
+        with complaint(name, task, "train.loss"):
+            losses.chosen(loss, task)
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_may_be_a_function_of_the_user(self, task):
+        def own(labels, logits):
+            return labels
+
+        assert losses.chosen(own, task) is own
+
+
+@pytest.mark.parametrize(
+    ("make", "culprit"),
+    [
+        (lambda: cross_entropy(label_smoothing=1.5), "cross_entropy.label_smoothing"),
+        (lambda: binary_cross_entropy(label_smoothing="much"), "binary_cross_entropy.label_smoothing"),
+        (lambda: huber(delta=0), "huber.delta"),
+    ],
+)
+def test_an_argument_that_makes_no_loss_is_refused(complaint, make, culprit):
+    with complaint(culprit):
+        make()

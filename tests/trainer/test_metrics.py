@@ -1,5 +1,7 @@
 """Metrics add up in any order to what scikit-learn says of the whole."""
 
+import json
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -7,44 +9,61 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer import metrics
-from trainer.losses import cross_entropy
+from data.examples import TASKS
+from trainer import losses, metrics
 
 BATCH = 8
+# Weights are float32, their sums float64.
+CLOSE = {"rel": 1e-6, "abs": 1e-12}
+
+sets = given(
+    count=st.integers(2, 40), outputs=st.integers(2, 12), seed=st.integers(0, 10**6), even=st.booleans(),
+    order=st.permutations(range(5)),
+)  # fmt: skip
 
 
-def summed(labels, weights, logits, *, order):
+def drawn(task, *, count, outputs, seed, even):
+    """Labels, weights and logits of so many examples."""
+    random = np.random.default_rng(seed)
+    labels = {
+        "single_label": lambda: random.integers(0, outputs, count).astype(np.int32),
+        "binary": lambda: random.integers(0, 2, count).astype(np.int32),
+        "multi_label": lambda: random.integers(0, 2, (count, outputs)).astype(np.float32),
+        "regression": lambda: random.normal(100, 3, (count, outputs)).astype(np.float32),
+    }[task]()
+    logits = random.normal(0, 3, (count, 1 if task == "binary" else outputs)).astype(np.float32)
+    if task == "regression":
+        logits = labels + logits
+    return labels, np.ones(count, np.float32) if even else random.uniform(0.1, 4, count).astype(np.float32), logits
+
+
+def summed(task, labels, weights, logits, *, order=range(5), batch=BATCH):
     """Totals over batches of full shape, padded with weight 0, added in the given order."""
-    losses = cross_entropy()
-    totals = metrics.zeros(logits.shape[1])
-    starts = np.arange(0, len(labels), BATCH)
-    for start in starts[np.argsort(order[: len(starts)])]:
-        part = slice(start, start + BATCH)
-        spare = BATCH - len(labels[part])
+    loss = losses.chosen(None, task)
+    totals = metrics.zeros(logits.shape[1], task=task)
+    starts = np.arange(0, len(labels), batch)
+    for start in starts[np.argsort(list(order)[: len(starts)])]:
+        part = slice(start, start + batch)
+        spare = batch - len(labels[part])
         # What pads may be anything: another class, any weights' product with it.
         padded = (
-            np.pad(labels[part], (0, spare)), np.pad(weights[part], (0, spare)),
+            np.pad(labels[part], [(0, spare)] + [(0, 0)] * (labels.ndim - 1)), np.pad(weights[part], (0, spare)),
             np.pad(logits[part], ((0, spare), (0, 0)), constant_values=7.0),
         )  # fmt: skip
         tensors = [tf.constant(array) for array in padded]
-        totals = metrics.add(totals, metrics.batch_sums(*tensors, losses(tensors[0], tensors[2])))
+        sums = metrics.batch_sums(*tensors, loss(tensors[0], tensors[2]), task=task)
+        totals = metrics.add(totals, sums)
     return totals
 
 
 @settings(max_examples=20)
-@given(
-    count=st.integers(1, 40), classes=st.integers(2, 12), seed=st.integers(0, 10**6), even=st.booleans(),
-    order=st.permutations(range(5)),
-)  # fmt: skip
-def test_totals_are_those_of_scikit_learn(count, classes, seed, even, order):
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, classes, count).astype(np.int32)
-    logits = random.normal(0, 3, (count, classes)).astype(np.float32)
-    weights = np.ones(count, np.float32) if even else random.uniform(0.1, 4, count).astype(np.float32)
-    totals = summed(labels, weights, logits, order=np.array(order))
-    figures = metrics.figures(totals)
+@sets
+def test_totals_of_one_class_out_of_many_are_those_of_scikit_learn(count, outputs, seed, even, order):
+    labels, weights, logits = drawn("single_label", count=count, outputs=outputs, seed=seed, even=even)
+    totals = summed("single_label", labels, weights, logits, order=order)
+    figures = metrics.figures(totals, task="single_label")
 
-    known = range(classes)
+    known = range(outputs)
     predicted = logits.argmax(axis=1)
     shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
@@ -52,37 +71,173 @@ def test_totals_are_those_of_scikit_learn(count, classes, seed, even, order):
     np.testing.assert_array_equal(
         totals["confusion"], sklearn.metrics.confusion_matrix(labels, predicted, labels=known)
     )
-    # Weights are float32, their sums float64.
     accuracy = sklearn.metrics.accuracy_score(labels, predicted, sample_weight=weights)
-    assert figures["accuracy"] == pytest.approx(accuracy, rel=1e-6, abs=1e-12)
+    assert figures["accuracy"] == pytest.approx(accuracy, **CLOSE)
     # Losses are float32, of size up to 30.
     loss = sklearn.metrics.log_loss(labels, shares, sample_weight=weights, labels=known)
     assert figures["loss"] == pytest.approx(loss, rel=1e-5, abs=30 * 2**-22)
-    if classes > 5:
+    if outputs > 5:
         top5 = sklearn.metrics.top_k_accuracy_score(labels, logits, k=5, sample_weight=weights, labels=known)
-        assert figures["top5_accuracy"] == pytest.approx(top5, rel=1e-6, abs=1e-12)
+        assert figures["top5_accuracy"] == pytest.approx(top5, **CLOSE)
     else:
         assert figures["top5_accuracy"] == pytest.approx(1)
+
+
+@settings(max_examples=20)
+@sets
+def test_totals_of_yes_or_no_are_those_of_scikit_learn(count, outputs, seed, even, order):
+    labels, weights, logits = drawn("binary", count=count, outputs=outputs, seed=seed, even=even)
+    totals = summed("binary", labels, weights, logits, order=order)
+    figures = metrics.figures(totals, task="binary")
+
+    predicted = (logits[:, 0] > 0).astype(np.int32)
+    np.testing.assert_array_equal(
+        totals["confusion"], sklearn.metrics.confusion_matrix(labels, predicted, labels=[0, 1])
+    )
+    accuracy = sklearn.metrics.accuracy_score(labels, predicted, sample_weight=weights)
+    assert figures["accuracy"] == pytest.approx(accuracy, **CLOSE)
+    theirs = sklearn.metrics.precision_recall_fscore_support(
+        labels, predicted, labels=[1], sample_weight=weights, zero_division=0
+    )
+    for name, (expected,) in zip(("precision", "recall", "f1"), theirs[:3], strict=True):
+        assert figures[name] == pytest.approx(expected, **CLOSE)
+    shares = 1 / (1 + np.exp(-logits[:, 0].astype(np.float64)))
+    loss = sklearn.metrics.log_loss(labels, shares, sample_weight=weights, labels=[0, 1])
+    assert figures["loss"] == pytest.approx(loss, rel=1e-5, abs=30 * 2**-22)
+
+
+@settings(max_examples=20)
+@sets
+def test_totals_of_any_number_of_classes_are_those_of_scikit_learn(count, outputs, seed, even, order):
+    labels, weights, logits = drawn("multi_label", count=count, outputs=outputs, seed=seed, even=even)
+    totals = summed("multi_label", labels, weights, logits, order=order)
+    figures = metrics.figures(totals, task="multi_label")
+
+    truth, predicted = labels.astype(int), (logits > 0).astype(int)
+    hamming = sklearn.metrics.hamming_loss(truth, predicted, sample_weight=weights)
+    assert figures["accuracy"] == pytest.approx(1 - hamming, **CLOSE)
+    exact = sklearn.metrics.accuracy_score(truth, predicted, sample_weight=weights)
+    assert figures["exact_match"] == pytest.approx(exact, **CLOSE)
+    theirs = sklearn.metrics.precision_recall_fscore_support(truth, predicted, sample_weight=weights, zero_division=0)
+    each = metrics.per_output(totals, task="multi_label")
+    for name, expected in zip(("precision", "recall", "f1"), theirs[:3], strict=True):
+        np.testing.assert_allclose(np.nan_to_num(each[name]), expected, rtol=1e-6)
+    assert figures["macro_f1"] == pytest.approx(theirs[2].mean(), **CLOSE)
+    np.testing.assert_allclose(each["positives"], weights.astype(np.float64) @ truth, rtol=1e-12)
+
+
+@settings(max_examples=20)
+@sets
+def test_totals_of_numbers_are_those_of_scikit_learn(count, outputs, seed, even, order):
+    labels, weights, predictions = drawn("regression", count=count, outputs=outputs, seed=seed, even=even)
+    totals = summed("regression", labels, weights, predictions, order=order)
+    figures, each = metrics.figures(totals, task="regression"), metrics.per_output(totals, task="regression")
+
+    wide = labels.astype(np.float64), predictions.astype(np.float64)
+    for name, theirs in (
+        ("mean_absolute_error", sklearn.metrics.mean_absolute_error),
+        ("mean_squared_error", sklearn.metrics.mean_squared_error),
+        ("r2", sklearn.metrics.r2_score),
+    ):
+        expected = theirs(*wide, sample_weight=weights.astype(np.float64), multioutput="raw_values")
+        # The spread of targets around 100 is a difference of squares of 1e4 each, rounded to 2**-53 of them: of a
+        # spread of s, R2 is right to 1e4 * 40 * 2**-53 / s**2 of 1 - R2.
+        spread = (weights[:, None] * (labels - np.average(labels, axis=0, weights=weights)) ** 2).sum(axis=0)
+        rounding = 1e4 * 160 * 2**-50 / spread.min()
+        np.testing.assert_allclose(each[name], expected, rtol=1e-9 + rounding, atol=1e-9 + rounding)
+        assert figures[name] == pytest.approx(each[name].mean(), rel=1e-12)
+    # The loss is a float32 of each example.
+    assert figures["loss"] == pytest.approx(figures["mean_squared_error"], rel=1e-5)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("value", [0.0, 0.5, -1e6])
+def test_r2_of_constant_targets_is_that_of_scikit_learn(right, value):
+    labels = np.full((37, 1), value, np.float32)
+    predictions = labels if right else labels + np.float32(1)
+    weights = np.linspace(0.1, 3, 37).astype(np.float32)
+    figures = metrics.figures(summed("regression", labels, weights, predictions), task="regression")
+    # Without weights: theirs take the rounding of a weighted mean for spread.
+    assert figures["r2"] == sklearn.metrics.r2_score(labels, predictions) == float(right)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_figures_are_json_and_totals_do_not_depend_on_the_batch(task):
+    arrays = drawn(task, count=37, outputs=3, seed=0, even=False)
+    totals = [summed(task, *arrays, order=range(40), batch=batch) for batch in (1, 8, 37, 64)]
+    assert metrics.zeros(arrays[2].shape[1], task=task).keys() == totals[0].keys()
+    for others in totals[1:]:
+        for name, value in others.items():
+            # Sums of 37 float64 numbers in another order; losses are float32, rounded by other kernels.
+            np.testing.assert_allclose(value, totals[0][name], rtol=2**-22 if name == "loss" else 37 * 2**-52)
+    figures = metrics.figures(totals[0], task=task)
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert {metrics.decisive(task), "loss", "examples"} <= figures.keys()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_running_figure_of_training_is_that_of_evaluation(task):
+    labels, weights, logits = drawn(task, count=30, outputs=5, seed=1, even=False)
+    scores = metrics.score(tf.constant(labels), tf.constant(logits), task=task)
+    assert scores.shape == (30,) and scores.dtype == tf.float32
+    figures = metrics.figures(summed(task, labels, weights, logits), task=task)
+    # Scores of a regression are float32 of differences of numbers around 100.
+    expected = np.average(scores, weights=weights)
+    assert figures[metrics.running(task)] == pytest.approx(expected, rel=1e-6, abs=100 * 2**-22)
+
+
+def test_more_merit_is_a_higher_accuracy_or_a_lower_loss():
+    better, worse = {"loss": 1.0, "accuracy": 0.5}, {"loss": 2.0, "accuracy": 0.4}
+    for task in TASKS:
+        assert metrics.merit(better, task=task) > metrics.merit(worse, task=task)
+    assert metrics.merit({"loss": 9.0, "accuracy": 0.5}, task="binary") > metrics.merit(worse, task="binary")
+
+
+def test_figures_of_each_class_are_nan_where_there_is_nothing_to_divide_by():
+    labels, weights = np.int32([0, 0, 1]), np.ones(3, np.float32)
+    logits = np.float32([[5, 0, 0], [0, 5, 0], [0, 5, 0]])
+    each = metrics.per_output(summed("single_label", labels, weights, logits), task="single_label")
+    np.testing.assert_array_equal(each["examples"], [2, 1, 0])
+    np.testing.assert_array_equal(each["recall"], [0.5, 1, np.nan])
+    np.testing.assert_array_equal(each["precision"], [1, 0.5, np.nan])
 
 
 def test_weights_count_in_shares_but_not_in_the_number_of_examples():
     logits = tf.constant([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
     labels, weights = tf.constant([0, 1, 1]), tf.constant([3.0, 1.0, 0.0])
-    sums = metrics.batch_sums(labels, weights, logits, tf.constant([0.5, 2.0, 100.0]))
-    figures = metrics.figures(metrics.add(metrics.zeros(2), sums))
+    sums = metrics.batch_sums(labels, weights, logits, tf.constant([0.5, 2.0, 100.0]), task="single_label")
+    totals = metrics.add(metrics.zeros(2, task="single_label"), sums)
+    figures = metrics.figures(totals, task="single_label")
     assert figures == {"loss": (3 * 0.5 + 2.0) / 4, "accuracy": 0.75, "top5_accuracy": 1.0, "examples": 2}
     np.testing.assert_array_equal(sums["confusion"], [[1, 0], [1, 0]])
 
 
-def test_padding_does_not_count_even_where_its_loss_is_not_finite():
-    logits = tf.constant([[9.0, 0.0], [np.nan, np.nan]])
-    sums = metrics.batch_sums(tf.constant([0, 0]), tf.constant([1.0, 0.0]), logits, tf.constant([0.5, np.nan]))
-    assert metrics.figures(sums) == {"loss": 0.5, "accuracy": 1.0, "top5_accuracy": 1.0, "examples": 1}
+@pytest.mark.parametrize("task", TASKS)
+def test_padding_does_not_count_even_where_its_loss_is_not_finite(task):
+    labels, weights, logits = drawn(task, count=6, outputs=3, seed=2, even=False)
+    labels[4:], weights[4:], logits[4:] = (0, 0, np.nan)
+    whole = metrics.figures(summed(task, labels[:4], weights[:4], logits[:4]), task=task)
+    assert metrics.figures(summed(task, labels, weights, logits), task=task) == whole
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_replaced_images_are_counted_apart_from_the_examples(task):
+    labels, weights, logits = (tf.constant(a) for a in drawn(task, count=4, outputs=3, seed=3, even=True))
+    weights *= [1.0, 0.0, 1.0, 0.0]
+    replaced = tf.constant([False, True, False, False])
+    totals = metrics.zeros(logits.shape[1], task=task)
+    for _ in range(2):
+        sums = metrics.batch_sums(labels, weights, logits, tf.ones([4]), task=task, replaced=replaced)
+        totals = metrics.add(totals, sums)
+    assert (totals["replaced"], totals["examples"]) == (2, 4)
 
 
 def test_sums_of_many_examples_lose_none():
     """Sums of 2**24 and more ones would stand still in float32."""
-    totals = metrics.zeros(2) | {"weight": np.float64(2**25), "correct": np.float64(2**25), "examples": np.int64(2**25)}
-    sums = metrics.batch_sums(tf.constant([0]), tf.constant([1.0]), tf.constant([[1.0, 0.0]]), tf.constant([0.0]))
+    many = {"weight": np.float64(2**25), "correct": np.float64(2**25), "examples": np.int64(2**25)}
+    totals = metrics.zeros(2, task="single_label") | many
+    sums = metrics.batch_sums(
+        tf.constant([0]), tf.constant([1.0]), tf.constant([[1.0, 0.0]]), tf.constant([0.0]), task="single_label"
+    )
     added = metrics.add(totals, sums)
     assert added["weight"] == added["correct"] == added["examples"] == 2**25 + 1

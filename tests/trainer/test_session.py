@@ -13,6 +13,7 @@ import gin
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from data import decode
 from data.errors import RunFailure
@@ -467,8 +468,17 @@ class TestAFolderOfPhotos:
         return str(Path(small).with_name("photos.gin"))
 
     @pytest.fixture
-    def root(self, photos):
-        return photos({f"{kind}/{index}.png": (20 + index % 3, 20) for kind in ("cat", "dog") for index in range(12)})
+    def root(self, tmp_path):
+        return self.write(tmp_path / "photos")
+
+    def write(self, root):
+        random = np.random.default_rng(0)
+        for kind in ("cat", "dog"):
+            (root / kind).mkdir(parents=True)
+            for index in range(12):
+                pixels = random.integers(0, 256, (20 + index % 3, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / kind / f"{index}.png")
+        return root
 
     def split_of(self, folder, name):
         with np.load(folder / "examples.npz") as table:
@@ -493,36 +503,139 @@ class TestAFolderOfPhotos:
         with complaint("24 of 24 examples are gone or have another label", "classes dog, cat"):
             swapped = "folder.class_names = ['dog', 'cat']"
             open_session(folder, there, swapped, recipe=recipe, allow_change=["folder.class_names"])
-        shutil.move(moved / "cat" / "3.png", moved / "dog" / "33.png")
-        with complaint("cat/3.png", "1 of 24 examples are gone"):
-            open_session(folder, there, recipe=recipe)
         assert content(folder) == before
 
-    def test_names_an_image_that_breaks_after_the_start(
-        self, tmp_path, root, open_session, recipe, complaint, monkeypatch
+    def test_keeps_its_decoded_images_and_needs_the_files_no_more(
+        self, tmp_path, root, open_session, recipe, monkeypatch, events
     ):
         folder, there = tmp_path / "run", f"data_dir = {str(root)!r}"
         with monkeypatch.context() as patch:
             stop_at(patch, 0)
             assert open_session(folder, there, recipe=recipe).run() == STOPPED
-        for split in ("train", "validation"):
-            victims = [root / name for name in self.split_of(folder, split)]
-            whole = [path.read_bytes() for path in victims]
-            for path in victims:
-                path.write_bytes(whole[0][:40])
-            session = open_session(folder, there, recipe=recipe)
-            with complaint(str(victims[0]), "do not decode", "put the images back"):
-                session.run()
-            for path, data in zip(victims, whole, strict=True):
-                path.write_bytes(data)
+        assert (folder / "store" / "manifest.json").exists()
+        for name in self.split_of(folder, "train"):
+            (root / name).write_bytes(b"gone bad")
         assert open_session(folder, there, recipe=recipe).run() == 0
+        assert not events(folder, "replaced")
+        straight = tmp_path / "files"
+        shutil.rmtree(root)
+        self.write(root)
+        assert open_session(straight, there, "train.store = None", recipe=recipe).run() == 0
+        assert not (straight / "store").exists()
+        assert events(straight, "train") == events(folder, "train")
 
-    def test_names_an_image_that_grew_after_the_start(self, tmp_path, root, photos, open_session, recipe, complaint):
+    def test_goes_on_from_the_files_when_its_store_is_damaged(
+        self, tmp_path, root, open_session, recipe, monkeypatch, capsys
+    ):
         folder, there = tmp_path / "run", f"data_dir = {str(root)!r}"
-        session = open_session(folder, there, recipe=recipe)
-        photos({f"{kind}/{index}.png": (25, 20) for kind in ("cat", "dog") for index in range(12)})
-        with complaint("larger than any image when the session started", str(root / "cat")):
+        with monkeypatch.context() as patch:
+            stop_at(patch, 2)
+            assert open_session(folder, there, recipe=recipe).run() == STOPPED
+        (canvases,) = (folder / "store").glob("*.bin")
+        canvases.write_bytes(canvases.read_bytes()[:-1])
+        assert open_session(folder, there, recipe=recipe).run() == 0
+        assert "training from the files: no store can be opened: canvases-00000.bin has" in capsys.readouterr().out
+
+    def test_replaces_an_image_that_breaks_after_the_start_and_names_it(
+        self, tmp_path, root, open_session, recipe, monkeypatch, events
+    ):
+        folder, there = tmp_path / "run", (f"data_dir = {str(root)!r}", "train.store = None")
+        with monkeypatch.context() as patch:
+            stop_at(patch, 0)
+            assert open_session(folder, *there, recipe=recipe).run() == STOPPED
+        victim = self.split_of(folder, "train")[0]
+        (root / victim).write_bytes(b"\x89PNG")
+        assert open_session(folder, *there, recipe=recipe).run() == 0
+        (event,) = events(folder, "replaced")
+        assert event["image"] == str(root / victim) and event["reason"]
+        assert [train["step"] for train in events(folder, "train")] == [1, 2, 3, 4]
+
+    def test_leaves_an_image_that_broke_out_of_an_evaluation_and_says_so(
+        self, tmp_path, root, open_session, recipe, monkeypatch, events
+    ):
+        split = ("split_by_hash.validation = 0.4", "train.split = @split_by_hash")
+        folder, there = (
+            tmp_path / "run",
+            [f"data_dir = {str(root)!r}", "train.store = None", *split],
+        )
+        with monkeypatch.context() as patch:
+            stop_at(patch, 0)
+            assert open_session(folder, *there, recipe=recipe).run() == STOPPED
+        held_out = self.split_of(folder, "validation")
+        (root / held_out[0]).unlink()
+        assert open_session(folder, *there, recipe=recipe).run() == 0
+        (event,) = events(folder, "replaced")
+        assert event["image"] == str(root / held_out[0]) and "No such file" in event["reason"]
+        evaluated = [found for found in events(folder, "eval") if found["split"] == "validation"]
+        assert [found["examples"] for found in evaluated] == [len(held_out) - 1]
+        assert [found["replaced"] for found in evaluated] == [1]
+
+    def test_ends_saved_when_too_many_images_break(
+        self, tmp_path, root, open_session, recipe, complaint, monkeypatch, events
+    ):
+        folder, there = tmp_path / "run", (f"data_dir = {str(root)!r}", "train.store = None")
+        with monkeypatch.context() as patch:
+            stop_at(patch, 0)
+            assert open_session(folder, *there, recipe=recipe).run() == STOPPED
+        whole = {root / name: (root / name).read_bytes() for name in self.split_of(folder, "train")}
+        for path in whole:
+            path.write_bytes(b"")
+        session = open_session(folder, *there, recipe=recipe)
+        with complaint("of 24 images broke", "replace_at_most = 0.01", "ckpt-", kind=RunFailure):
             session.run()
+        assert session.step == 4 and session.checkpoints.newest() == 4
+        for path, data in whole.items():
+            path.write_bytes(data)
+        assert open_session(folder, *there, recipe=recipe).run() == 0
+
+    def test_does_not_start_again_when_too_many_files_are_gone(
+        self, tmp_path, root, open_session, recipe, complaint, monkeypatch
+    ):
+        folder, there = tmp_path / "run", (f"data_dir = {str(root)!r}", "train.store = None")
+        with monkeypatch.context() as patch:
+            stop_at(patch, 0)
+            assert open_session(folder, *there, recipe=recipe).run() == STOPPED
+        for name in ("cat/3.png", "dog/4.png"):
+            (root / name).unlink()
+        with complaint("2 of 24 images broke", str(root), kind=RunFailure):
+            open_session(folder, *there, recipe=recipe)
+        assert open_session(folder, *there, "train.replace_at_most = 0.5", recipe=recipe).run() == 0
+
+    def test_counts_images_that_cannot_be_read_for_a_while_and_ends(
+        self, tmp_path, root, open_session, recipe, complaint, events
+    ):
+        """They are there again before anybody can look what was wrong."""
+        folder, away = tmp_path / "run", tmp_path / "away"
+        session = open_session(folder, f"data_dir = {str(root)!r}", "train.store = None", recipe=recipe)
+        report = session._report
+
+        def there_again(*arguments):
+            if away.exists():
+                away.rename(root)
+            report(*arguments)
+
+        session._report = there_again
+        root.rename(away)
+        with complaint("images broke since the session started", kind=RunFailure):
+            session.run()
+        (event,) = events(folder, "replaced")
+        assert event["image"] is None and event["count"] == 16 and event["reason"] == "could not be read for a while"
+
+    def test_replaces_an_image_that_grew_after_the_start(self, tmp_path, root, open_session, recipe, events):
+        folder = tmp_path / "run"
+        session = open_session(folder, f"data_dir = {str(root)!r}", "train.store = None", recipe=recipe)
+        victim = root / session.train.names[0].decode()
+        Image.fromarray(np.zeros((25, 20, 3), np.uint8)).save(victim)
+        assert session.run() == 0
+        (event,) = events(folder, "replaced")
+        assert event["image"] == str(victim) and "larger than any image" in event["reason"]
+
+    def test_warns_of_identical_images_that_spoil_labels_or_evaluation(
+        self, tmp_path, root, open_session, recipe, capsys
+    ):
+        shutil.copy(root / "cat" / "0.png", root / "dog" / "copy.png")
+        open_session(tmp_path / "run", f"data_dir = {str(root)!r}", recipe=recipe)
+        assert "more than once with different labels, first: cat/0.png = dog/copy.png" in capsys.readouterr().out
 
     def test_decodes_before_it_trains_on_several_devices(self, tmp_path, root, command, recipe):
         """Devices are set up once, before anything uses them; only a process of its own can tell."""
@@ -597,7 +710,7 @@ class TestAWorkdir:
 def test_images_in_memory_are_shrunk_as_files_are():
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     pixels = np.repeat(checks[None, :, :, None], 3, axis=-1).astype(np.uint8)
-    small = decode.shrink_array(pixels, short_side=16)
+    small = decode.shrink_array(pixels, decoding=decode.Decoding(16))
     assert small.shape == (1, 16, 16, 3)
     # The mean of 4 x 4 black and white pixels in equal number is 127.5.
     assert set(np.unique(small)) <= {127, 128}

@@ -11,7 +11,10 @@ from data import pipeline, sources
 from data.augment import geometry
 from data.augment.colour import normalisation
 from data.augment.policy import Policy
-from trainer import devices, metrics
+from data.decode import Decoding
+from data.examples import Examples
+from data.order import Order
+from trainer import devices, losses, metrics
 from trainer.losses import cross_entropy
 from trainer.optimization import optimizers
 from trainer.optimization.loss_scale import LARGEST, LossScale
@@ -58,8 +61,8 @@ def small_model(*, regularised=False):
 
 
 def set_up(
-    replicas, *, rule=None, precision="float32", clip_norm=0.5, loss=None, examples=EXAMPLES, make_model=small_model,
-    trains=lambda name: True, patience=2000,
+    replicas, *, rule=None, precision="float32", clip_norm=0.5, task="single_label", loss=None, examples=EXAMPLES,
+    make_model=small_model, trains=lambda name: True, patience=2000,
     change=lambda element: element,
 ):  # fmt: skip
     strategy = devices.set_up(f"cpu:{replicas}")
@@ -77,13 +80,13 @@ def set_up(
     moving = [v for v in model.non_trainable_variables if "moving" in v.path]
     window = train_window(
         strategy=strategy, model=model, variables=variables, moving_statistics=moving, optimizer=optimizer,
-        loss_scale=loss_scale, step=step, loss=loss or cross_entropy(), clip_norm=clip_norm,
+        loss_scale=loss_scale, step=step, task=task, loss=loss or cross_entropy(), clip_norm=clip_norm,
         rendering=Rendering(image_size=SIZE), length=20,
     )  # fmt: skip
     batches = iter(
         strategy.distribute_datasets_from_function(
             lambda context: pipeline.train_batches(
-                examples, start=0, batch=BATCH // replicas, seed=5,
+                examples, order=shuffled(examples), start=0, batch=BATCH // replicas, seed=5,
                 policy=Policy((geometry.rotation(degrees=20), geometry.flip())), view=VIEW,
             ).map(change)
         )
@@ -91,8 +94,12 @@ def set_up(
     return Setup(strategy, model, variables, optimizer, loss_scale, step, window, batches)
 
 
+def shuffled(examples: Examples) -> Order:
+    return Order.of(examples, factors=examples.repeats, seed=5)
+
+
 VIEW = pipeline.View(
-    image_size=SIZE, fit="stretch", crop=1.0, colour=normalisation(mean=127.5, scale=127.5), short_side=SIZE,
+    image_size=SIZE, fit="stretch", crop=1.0, colour=normalisation(mean=127.5, scale=127.5), decoding=Decoding(SIZE),
     capacity=SIZE * SIZE,
 )  # fmt: skip
 
@@ -128,7 +135,8 @@ def test_gradients_are_those_of_the_weighted_mean_over_the_global_batch():
 
     reference = set_up(1)
     policy = Policy((geometry.rotation(degrees=20), geometry.flip()))
-    batch = next(iter(pipeline.train_batches(weighted, start=0, batch=BATCH, seed=5, policy=policy, view=VIEW)))
+    arguments = {"start": 0, "batch": BATCH, "seed": 5, "policy": policy, "view": VIEW}
+    batch = next(iter(pipeline.train_batches(weighted, order=shuffled(weighted), **arguments)))
     with tf.GradientTape() as tape:
         logits = reference.model(Rendering(image_size=SIZE).images(batch))
         losses = keras.losses.sparse_categorical_crossentropy(batch["label"], logits, from_logits=True)
@@ -248,6 +256,53 @@ def test_variables_that_do_not_train_keep_every_bit():
             assert variable.path.startswith("small/logits")
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_images_that_stand_in_for_broken_ones_are_counted_over_all_replicas(replicas):
+    def stand_in(element):
+        return element | {"replaced": element["position"] % 5 == 0}
+
+    records = set_up(replicas, change=stand_in).train(4)
+    # Positions 0 to 63, 16 a step.
+    np.testing.assert_array_equal(records["replaced"], [4, 3, 3, 3])
+    assert (set_up(replicas).train(1)["replaced"] == 0).all()
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_batch_of_weight_0_teaches_nothing_and_is_finite(replicas):
+    setup = set_up(
+        replicas,
+        rule=optimizers.sgd(momentum=0.0),
+        change=lambda element: element | {"weight": tf.zeros_like(element["weight"])},
+    )
+    before = setup.weights()
+    records = setup.train(1)
+    assert (records["finite"][0], records["loss"][0], records["accuracy"][0]) == (1, 0, 0)
+    for name, value in setup.weights().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("task", ["binary", "multi_label", "regression"])
+def test_1_and_2_replicas_show_the_same_figures_of_every_task(task):
+    def relabelled(element):
+        """Labels in the shape of the task, made of the class."""
+        classes = tf.one_hot(element["label"], CLASSES)
+        labels = {"binary": element["label"] % 2, "multi_label": classes, "regression": 3 * classes - 1}[task]
+        return element | {"label": labels}
+
+    def model():
+        whole = small_model()
+        return keras.Sequential([whole, keras.layers.Dense(1, name="one")]) if task == "binary" else whole
+
+    records = {}
+    for replicas in (1, 2):
+        setup = set_up(replicas, task=task, loss=losses.chosen(None, task), change=relabelled, make_model=model)
+        records[replicas] = setup.train(5)
+    for name in ("loss", metrics.running(task)):
+        # Sums of 16 float32 numbers in another order, after 5 steps.
+        np.testing.assert_allclose(records[2][name], records[1][name], rtol=2**-18)
+    assert records[1]["loss"][-1] < records[1]["loss"][0]
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_computes_in_half_and_keeps_weights_logits_and_loss_in_float32(precision):
     setup = set_up(1, precision=precision)
@@ -274,8 +329,9 @@ def test_evaluation_counts_each_example_once(replicas, examples):
     setup = set_up(replicas)
     part = EXAMPLES.take(np.arange(examples))
     evaluate = evaluation_window(
-        strategy=setup.strategy, model=setup.model, loss=cross_entropy(), rendering=Rendering(image_size=SIZE)
-    )
+        strategy=setup.strategy, model=setup.model, task="single_label", loss=cross_entropy(),
+        rendering=Rendering(image_size=SIZE),
+    )  # fmt: skip
     batch = 4
     batches = iter(
         setup.strategy.distribute_datasets_from_function(
@@ -283,12 +339,12 @@ def test_evaluation_counts_each_example_once(replicas, examples):
         )
     )
     steps = pipeline.evaluation_elements(examples, batch=batch, replicas=replicas) // replicas
-    totals = metrics.add(metrics.zeros(CLASSES), evaluate(batches, tf.constant(steps)))
+    totals = metrics.add(metrics.zeros(CLASSES, task="single_label"), evaluate(batches, tf.constant(steps)))
     logits = setup.model(part.pixels.astype(np.float32) / 127.5 - 1).numpy()
     predicted = logits.argmax(axis=1)
     expected = np.zeros((CLASSES, CLASSES), np.int64)
     np.add.at(expected, (part.labels, predicted), 1)
     np.testing.assert_array_equal(totals["confusion"], expected)
-    figures = metrics.figures(totals)
-    assert figures["examples"] == examples
+    figures = metrics.figures(totals, task="single_label")
+    assert figures["examples"] == examples and totals["replaced"] == 0
     assert figures["accuracy"] == pytest.approx((predicted == part.labels).mean(), abs=1e-12)

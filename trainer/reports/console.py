@@ -11,10 +11,15 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
+from data.names import printable
+
 PLAIN_SECONDS = 10.0
 PLAIN_WIDTH = 120
 # Weight of the newest step in the running mean of the loss.
 SMOOTHING = 0.05
+# Figures of an evaluation that fit one line; every task has some of them.
+HEADLINE = ("loss", "accuracy", "f1", "exact_match", "macro_f1", "mean_absolute_error", "r2")
+TITLES = {"top5_accuracy": "top-5", "f1": "F1", "macro_f1": "macro F1", "r2": "R2"}
 # Classes up to which a confusion matrix fits a terminal.
 WIDEST = 12
 
@@ -33,17 +38,17 @@ class Console:
 
     def say(self, text: str, style: str | None = None) -> None:
         """One line, above the live one."""
-        (self._live.console if self._live else self._rich).print(_printable(text), style=style, markup=False)
+        (self._live.console if self._live else self._rich).print(printable(text), style=style, markup=False)
 
     def header(self, rows: Sequence[tuple[str, str]]) -> None:
         """What will happen, as name and value."""
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
             self._rich.print(f"[bold]{name:<{width}}[/bold]  ", end="")
-            self._rich.print(_printable(value), markup=False)
+            self._rich.print(printable(value), markup=False)
 
-    def count(self, title: str, total: int) -> Callable[[int], None]:
-        """A function that shows how many of `total` are done."""
+    def count(self, title: str, total: int | None) -> Callable[[int], None]:
+        """A function that shows how many of `total` are done; None: nobody knows how many there are."""
         return lambda done: self._progress(title, done, total, "", final=done == total)
 
     def train(self, stage: str, event: dict, *, steps: int, batch: int) -> None:
@@ -63,22 +68,21 @@ class Console:
 
     def evaluated(self, event: dict) -> None:
         """The figures of an `eval` event."""
-        self.say(
-            f"step {event['step']}: {event['split']} loss {event['loss']:.4f}, accuracy {event['accuracy']:.4f} "
-            f"on {event['examples']} examples"
-        )
+        figures = ", ".join(f"{_words(name)} {event[name]:.4f}" for name in HEADLINE if name in event)
+        self.say(f"step {event['step']}: {event['split']} {figures} on {event['examples']} examples")
 
-    def _progress(self, title: str, done: int, total: int, text: str, *, final: bool) -> None:
+    def _progress(self, title: str, done: int, total: int | None, text: str, *, final: bool) -> None:
+        shown = f"{title} {done}" if total is None else f"{title} {done}/{total}"
         if self._rich.is_terminal:
             if self._live is None:
                 lines = TextColumn("{task.description} ({task.percentage:.0f} %)\n{task.fields[text]}", markup=False)
                 self._live = Progress(lines, console=self._rich, transient=True)
                 self._task = self._live.add_task("", total=total, text="")
                 self._live.start()
-            self._live.update(self._task, description=f"{title} {done}/{total}", completed=done, total=total, text=text)
+            self._live.update(self._task, description=shown, completed=done, total=total, text=text)
         elif final or time.monotonic() - self._said > PLAIN_SECONDS:
             self._said = time.monotonic()
-            self._rich.print(f"{title} {done}/{total}  {text}".rstrip(), markup=False)
+            self._rich.print(f"{shown}  {text}".rstrip(), markup=False)
 
     def close(self) -> None:
         """Takes the live line away."""
@@ -87,20 +91,28 @@ class Console:
             self._live = None
 
     def evaluation(
-        self, title: str, figures: dict[str, float | int], confusion: np.ndarray, names: Sequence[str]
+        self,
+        title: str,
+        figures: dict[str, float | int],
+        *,
+        per_output: dict[str, np.ndarray],
+        names: Sequence[str],
+        confusion: np.ndarray | None = None,
     ) -> None:
-        """Figures of one evaluation, per-class recall and precision, and the confusion matrix where it fits."""
-        self.say(
-            f"{title}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "examples")
-        )
-        names = [_printable(name) for name in names]
-        table = Table("class", "examples", "recall", "precision", title="per class", title_justify="left")
-        for row, name in enumerate(names):
-            right, count, predicted = confusion[row, row], confusion[row].sum(), confusion[:, row].sum()
-            shares = (f"{right / total:.4f}" if total else "-" for total in (count, predicted))
-            table.add_row(escape(name), str(count), *shares)
+        """Figures of one evaluation as `trainer.metrics` gives them, and the confusion matrix where it fits.
+
+        Args:
+            names: K classes or numbers, the rows of the table of `per_output`.
+            confusion: [K, K], or None where the task has none.
+        """
+        self.say(f"{title}: " + ", ".join(f"{name} {_shown(value)}" for name, value in figures.items()))
+        names = [printable(name) for name in names]
+        noun = "class" if "recall" in per_output else "output"
+        table = Table(noun, *map(_words, per_output), title=f"per {noun}", title_justify="left")
+        for name, *values in zip(names, *per_output.values(), strict=True):
+            table.add_row(escape(name), *map(_shown, values))
         self._rich.print(table)
-        if len(names) <= WIDEST:
+        if confusion is not None and len(names) <= WIDEST:
             table = Table("true \\ predicted", *map(escape, names), title="confusion matrix", title_justify="left")
             for name, counts in zip(names, confusion, strict=True):
                 table.add_row(escape(name), *map(str, counts))
@@ -114,25 +126,41 @@ class Console:
             table.add_row(row["name"], f"{row['images_per_second']:.1f}", f"{row['ratio']:.2f} x", spread)
         self._rich.print(table)
 
+    def costs(self, title: str, rows: Sequence[dict]) -> None:
+        """The rows of `trainer.input_benchmark.compare`."""
+        table = Table("", "images/s", "CPU ms an image", "against decoding", "over the rounds", title=title)
+        for row in rows:
+            spread = f"{row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}"
+            figures = (f"{row['images_per_second']:.0f}", f"{row['cpu_ms']:.2f}", f"{row['ratio']:.2f} x")
+            table.add_row(row["name"], *figures, spread)
+        self._rich.print(table)
+
     def results(self, summary: dict, workdir: Path) -> None:
         """The footer: the table of `summary.json` and where everything is."""
         self.close()
         seconds, speed = _clock(summary["seconds"]), summary["images_per_second"]
         title = f"{summary['steps']} steps, {summary['epochs']:.1f} epochs in {seconds}, {speed:.0f} images/s"
-        table = Table("split", "examples", "accuracy", "top-5", "loss", title=title, title_justify="left")
+        named = dict.fromkeys(name for figures in summary["final"].values() for name in figures)
+        columns = ["examples", *(name for name in named if name not in ("examples", "loss")), "loss"]
+        table = Table("split", *map(_words, columns), title=title, title_justify="left")
         for split, figures in summary["final"].items():
-            shown = (f"{figures[name]:.4f}" for name in ("accuracy", "top5_accuracy", "loss"))
-            table.add_row(split, str(figures["examples"]), *shown)
+            table.add_row(split, *(_shown(figures.get(name)) for name in columns))
         self._rich.print(table)
         best = summary["best"]
         if best:
-            self.say(f"best {best['split']} {best['metric']}: {best['value']:.4f} at step {best['step']}")
+            self.say(f"best {best['split']} {_words(best['metric'])}: {best['value']:.4f} at step {best['step']}")
         self.say(f"workdir: {workdir}")
 
 
-def _printable(text: str) -> str:
-    """File names need not be UTF-8; what cannot be printed is escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def _words(name: str) -> str:
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def _shown(value: float | None) -> str:
+    """A figure for a table: counts as they are, fractions with four digits, a dash for none."""
+    if value is None or math.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int | np.integer) else f"{value:.4f}"
 
 
 def _clock(seconds: float) -> str:

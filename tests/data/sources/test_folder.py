@@ -4,11 +4,11 @@ import errno
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from data import sources
 from data.examples import SPLITS
+from data.names import natural
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -19,39 +19,8 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-class TestBundled:
-    def test_digits_are_five_thousand_and_five_hundred_a_class(self):
-        digits = sources.digits()
-        assert len(digits) == 5000
-        assert digits.pixels.shape == (5000, 28, 28, 3)
-        assert np.bincount(digits.labels).tolist() == [500] * 10
-        assert digits.class_names == tuple("0123456789")
-        assert len(set(digits.names.tolist())) == 5000
-        for channel in (1, 2):
-            np.testing.assert_array_equal(digits.pixels[..., channel], digits.pixels[..., 0])
-        # A one has less ink than a zero.
-        ink = [digits.pixels[digits.labels == label].mean() for label in (0, 1)]
-        assert ink[0] > 2 * ink[1] > 0
-
-    def test_synthetic_images_have_the_size_and_classes_asked_for_and_are_the_same_each_time(self):
-        arguments = {"examples": 30, "classes": 3, "height": 5, "width": 7, "seed": 4}
-        images = sources.synthetic(**arguments)
-        assert images.pixels.shape == (30, 5, 7, 3)
-        assert np.bincount(images.labels).tolist() == [10] * 3
-        np.testing.assert_array_equal(images.pixels, sources.synthetic(**arguments).pixels)
-        assert (images.pixels != sources.synthetic(**arguments | {"seed": 5}).pixels).any()
-
-    def test_synthetic_classes_can_be_told_apart_by_their_tint(self):
-        images = sources.synthetic(examples=30, classes=3, noise=8.0)
-        tints = images.pixels.mean(axis=(1, 2))
-        for label in range(3):
-            own = tints[images.labels == label]
-            others = tints[images.labels != label]
-            assert np.ptp(own, axis=0).max() < np.abs(others - own.mean(axis=0)).max(axis=1).min()
-
-
 class TestFolder:
-    def test_classes_and_files_come_in_natural_order_with_their_labels(self, tmp_path):
+    def test_classes_come_in_natural_order_and_files_by_name_with_their_labels(self, tmp_path):
         names = [
             "class10/a.jpg",
             "class9/img10.JPG",
@@ -59,26 +28,28 @@ class TestFolder:
             "class9/img.bmp",
             "class/z.gif",
             "class9/b.jpeg",
+            "class9/c.WebP",
         ]
         found = sources.folder(root=str(touch(tmp_path, *names)))
         assert found.class_names == ("class", "class9", "class10")
         assert found.names.tolist() == [
             b"class/z.gif",
             b"class9/b.jpeg",
-            b"class9/img9.png",
-            b"class9/img10.JPG",
+            b"class9/c.WebP",
             b"class9/img.bmp",
+            b"class9/img10.JPG",
+            b"class9/img9.png",
             b"class10/a.jpg",
         ]
-        assert found.labels.tolist() == [0, 1, 1, 1, 1, 2]
-        assert found.stated_split.tolist() == [-1] * 6
+        assert found.labels.tolist() == [0, 1, 1, 1, 1, 1, 2]
+        assert found.stated_split.tolist() == [-1] * 7
         assert found.root == str(tmp_path) and found.pixels is None and not found.notes
 
     def test_the_natural_order_knows_numbers_anywhere(self):
         mixed = ["b", "a10", "a9b", "a", "a9", "10", "9", "a09", "", "a9b10", "a9b9"]
         ordered = ["", "9", "10", "a", "a09", "a9", "a9b", "a9b9", "a9b10", "a10", "b"]
-        assert sorted(mixed, key=sources.natural) == ordered
-        assert sorted(mixed[::-1], key=sources.natural) == ordered
+        assert sorted(mixed, key=natural) == ordered
+        assert sorted(mixed[::-1], key=natural) == ordered
 
     def test_images_below_a_class_folder_belong_to_the_class(self, tmp_path):
         found = sources.folder(root=str(touch(tmp_path, "cat/x.jpg", "cat/2020/may/y.jpg", "dog/z.jpg")))
@@ -110,14 +81,13 @@ class TestFolder:
         (note,) = sources.folder(root=str(tmp_path)).notes
         assert "2 images" in note and "loose9.jpg" in note
 
-    def test_names_that_are_not_utf8_survive(self, tmp_path):
+    @pytest.mark.parametrize("name", [b"dog/caf\xe9.jpg", b"dog/two\nlines.jpg", b"dog/ blank .jpg"])
+    def test_names_that_are_not_utf8_or_have_line_breaks_survive(self, tmp_path, name: bytes):
         touch(tmp_path, "cat/x.jpg", "dog/z.jpg")
-        with open(os.fsencode(tmp_path) + b"/dog/caf\xe9.jpg", "wb"):
-            pass
+        open(os.path.join(os.fsencode(tmp_path), name), "wb").close()
         found = sources.folder(root=str(tmp_path))
-        assert b"dog/caf\xe9.jpg" in found.names.tolist()
-        row = found.names.tolist().index(b"dog/caf\xe9.jpg")
-        assert os.path.exists(found.where(row))
+        assert name in found.names.tolist()
+        assert os.path.exists(os.path.join(os.fsencode(found.root), name))
 
     def test_a_home_or_relative_path_is_made_absolute(self, tmp_path, monkeypatch):
         touch(tmp_path, "photos/cat/x.jpg", "photos/dog/z.jpg")
@@ -178,28 +148,60 @@ class TestLinks:
         (tmp_path / "link").symlink_to("photos")
         assert len(sources.folder(root=str(tmp_path / "link"))) == 3
 
-    def test_a_link_out_of_the_root_is_named(self, tmp_path, complaint):
+    def refused(self, root: Path) -> dict[bytes, str]:
+        found = sources.folder(root=str(root))
+        assert found.names.tolist() == [b"cat/x.jpg", b"dog/z.jpg"]
+        return dict(found.refused)
+
+    def test_a_link_out_of_the_root_is_refused(self, tmp_path):
         touch(tmp_path, "photos/cat/x.jpg", "photos/dog/z.jpg", "photos2/secret.jpg")
         (tmp_path / "photos/dog/y.jpg").symlink_to(tmp_path / "photos2/secret.jpg")
-        with complaint(str(tmp_path / "photos/dog/y.jpg"), str(tmp_path / "photos2/secret.jpg")):
-            sources.folder(root=str(tmp_path / "photos"))
+        refused = self.refused(tmp_path / "photos")
+        assert refused.keys() == {b"dog/y.jpg"}
+        assert "out of the data folder" in refused[b"dog/y.jpg"]
+        assert str(tmp_path / "photos2/secret.jpg") in refused[b"dog/y.jpg"]
 
-    @pytest.mark.parametrize("place", ["emu", "dog/more"])
-    def test_a_link_to_a_folder_is_named(self, tmp_path, place: str, complaint):
+    @pytest.mark.parametrize("target", ["elsewhere", "photos/cat", "photos"])
+    def test_a_link_to_a_folder_is_refused_wherever_it_leads(self, tmp_path, target: str):
         touch(tmp_path, "photos/cat/x.jpg", "photos/dog/z.jpg", "elsewhere/a.jpg")
-        (tmp_path / "photos" / place).symlink_to(tmp_path / "elsewhere")
-        with complaint(str(tmp_path / "photos" / place), str(tmp_path / "elsewhere")):
-            sources.folder(root=str(tmp_path / "photos"))
+        (tmp_path / "photos/dog/more").symlink_to(tmp_path / target)
+        refused = self.refused(tmp_path / "photos")
+        assert refused.keys() == {b"dog/more"} and str(tmp_path / target) in refused[b"dog/more"]
 
-    def test_a_link_to_nothing_below_the_root_is_listed_so_that_decoding_reports_it(self, tmp_path):
+    @pytest.mark.parametrize("target", ["never.jpg", "gone.jpg"])
+    def test_a_link_to_nothing_or_to_itself_is_refused(self, tmp_path, target: str):
         touch(tmp_path, "cat/x.jpg", "dog/z.jpg")
-        (tmp_path / "dog/gone.jpg").symlink_to("never.jpg")
-        assert b"dog/gone.jpg" in sources.folder(root=str(tmp_path)).names.tolist()
+        (tmp_path / "dog/gone.jpg").symlink_to(target)
+        refused = self.refused(tmp_path)
+        assert refused.keys() == {b"dog/gone.jpg"} and "nothing" in refused[b"dog/gone.jpg"]
 
-    def test_a_link_to_nothing_out_of_the_root_is_named(self, tmp_path, complaint):
-        touch(tmp_path, "photos/cat/x.jpg", "photos/dog/z.jpg")
-        (tmp_path / "photos/dog/gone.jpg").symlink_to(tmp_path / "never.jpg")
-        with complaint(str(tmp_path / "photos/dog/gone.jpg"), str(tmp_path / "never.jpg")):
+    def test_a_link_to_itself_beside_the_classes_is_no_class(self, tmp_path):
+        touch(tmp_path, "cat/x.jpg", "dog/z.jpg")
+        (tmp_path / "loop").symlink_to("loop")
+        assert not self.refused(tmp_path)
+
+    def test_a_pipe_is_refused_and_not_opened(self, tmp_path):
+        touch(tmp_path, "cat/x.jpg", "dog/z.jpg")
+        os.mkfifo(tmp_path / "dog/pipe.png")
+        refused = self.refused(tmp_path)
+        assert refused.keys() == {b"dog/pipe.png"} and "pipe" in refused[b"dog/pipe.png"]
+
+    def test_a_link_that_is_no_image_by_its_name_is_only_counted(self, tmp_path):
+        touch(tmp_path, "photos/cat/x.jpg", "photos/dog/z.jpg", "notes.txt")
+        (tmp_path / "photos/dog/notes.txt").symlink_to(tmp_path / "notes.txt")
+        assert not self.refused(tmp_path / "photos")
+
+    def test_a_split_that_is_a_link_is_refused(self, tmp_path):
+        touch(tmp_path, "photos/train/cat/x.jpg", "photos/train/dog/z.jpg", "elsewhere/cat/a.jpg")
+        (tmp_path / "photos/test").symlink_to(tmp_path / "elsewhere")
+        found = sources.folder(root=str(tmp_path / "photos"))
+        assert found.names.tolist() == [b"train/cat/x.jpg", b"train/dog/z.jpg"]
+        assert [name for name, _ in found.refused] == [b"test"]
+
+    def test_a_class_of_nothing_but_refused_entries_is_a_class_without_images(self, tmp_path, complaint):
+        touch(tmp_path, "photos/cat/x.jpg", "photos/dog/z.jpg", "elsewhere/a.jpg")
+        (tmp_path / "photos/emu").symlink_to(tmp_path / "elsewhere")
+        with complaint("class folder without images: emu", str(tmp_path / "elsewhere")):
             sources.folder(root=str(tmp_path / "photos"))
 
 
