@@ -106,9 +106,8 @@ def restore(path: Path, found: Examples) -> tuple[Frozen, np.ndarray]:
         pixels = pixels[rows]
     store_rows = None if found.store_rows is None else found.store_rows[rows]
     places = {"root": found.root, "pixels": pixels, "store": found.store, "store_rows": store_rows}
-    return Frozen(dataclasses.replace(table, **places, notes=found.notes), split, inspection, decoding), np.flatnonzero(
-        gone
-    )
+    restored = dataclasses.replace(table, **places, notes=found.notes)
+    return Frozen(restored, split, inspection, decoding), np.flatnonzero(gone)
 
 
 def _damaged(path: Path, reason: str) -> UserError:

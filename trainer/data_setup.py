@@ -1,6 +1,5 @@
 """The data of a session: found, looked at once, split, packed where that pays, frozen."""
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -82,13 +81,8 @@ def _checked(found: Examples, workdir: Workdir) -> Examples:
 
 
 def _first_look(recipe: Recipe, workdir: Workdir, console: Console, found: Examples) -> Frozen:
-    # Some rules go by the order of the source, so they come before the table gets its own.
-    split = _checked_split(launch.call(recipe.split, found), len(found))
-    if (found.names[1:] < found.names[:-1]).any():
-        rows = np.argsort(found.names, kind="stable")
-        found, split = found.take(rows), split[rows]
-    # What is wrong with these is better known before all images are decoded.
-    training_part(recipe, found.take(split == TRAIN))
+    # What is wrong with the rules is better known before all images are decoded.
+    training_part(recipe, found.take(_split(recipe, found) == TRAIN))
     found, inspection = _inspected(found, recipe, workdir, console)
     bad = inspection.bad
     if (bad or found.refused) and recipe.bad_images == "refuse":
@@ -96,21 +90,34 @@ def _first_look(recipe: Recipe, workdir: Workdir, console: Console, found: Examp
     for where, reason in [*((found.where(row), why) for row, why in bad.items()), *_refused(found)]:
         console.say(f"left out {where}: {reason}", style="yellow")
     good = np.setdiff1d(np.arange(len(found)), np.array(list(bad), int))
-    kept, split, inspection = found.take(good), split[good], inspection.take(good)
+    kept, inspection = found.take(good), inspection.take(good)
     kept = dataclasses.replace(kept, orientations=inspection.orientations, kinds=inspection.kinds)
+    # Of what is kept, so that exact shares are exact; before the table is sorted, since some rules go by its order.
+    split = _split(recipe, kept)
+    if (kept.names[1:] < kept.names[:-1]).any():
+        rows = np.argsort(kept.names, kind="stable")
+        kept, split, inspection = kept.take(rows), split[rows], inspection.take(rows)
     for sentence in (*_untrainable(found, kept, split), *_identical(kept, split, inspection)):
         console.say(sentence, style="yellow")
     return Frozen(kept, split, inspection, decoding(recipe))
 
 
-def _checked_split(split: np.ndarray, count: int) -> np.ndarray:
-    array = np.asarray(split)
+def _split(recipe: Recipe, examples: Examples) -> np.ndarray:
+    """What the rule says, [N] int8, checked: it may be the user's own."""
+    array, count = np.asarray(launch.call(recipe.split, examples)), len(examples)
     if array.shape != (count,) or array.dtype.kind not in "iu" or not np.isin(array, range(len(SPLITS))).all():
         raise UserError(
             f"a split of shape {list(array.shape)}, {array.dtype}, with values {np.unique(array)[:8].tolist()}",
             where="train.split",
             expected=f"[{count}] whole numbers: 0 for {SPLITS[0]}, 1 for {SPLITS[1]}, 2 for {SPLITS[2]}",
             do="correct the rule",
+        )
+    if not (array == TRAIN).any():
+        raise UserError(
+            f"none of {count} images is left to train on",
+            where="train.split",
+            expected=f"at least one that decodes in {SPLITS[TRAIN]}",
+            do="replace bad images, or lower the shares of validation and test",
         )
     return array.astype(np.int8)
 
@@ -125,13 +132,6 @@ def _untrainable(found: Examples, kept: Examples, split: np.ndarray) -> Sequence
                 expected="at least one good image per class",
                 do="replace the images, or list the classes wanted in class_names of the source",
             )
-    if not (split == TRAIN).any():
-        raise UserError(
-            "no image of the split train decodes",
-            where=str(found.root or "train.source"),
-            expected="at least one good image to train on",
-            do="replace the images, or lower the shares of validation and test",
-        )
     return [
         f"the class {name} has no image in train and cannot be learned"
         for name in untrained_classes(kept.take(split == TRAIN))
@@ -195,7 +195,7 @@ def _packed(
     try:
         return packing.pack(
             source,
-            workdir.store if ours else Path(recipe.store).expanduser().absolute(),
+            _store_folder(recipe, workdir),
             decoding=decoding(recipe),
             # A store in the workdir is ours to throw away; one that others share is not.
             start_over=start_over and ours,
@@ -206,24 +206,25 @@ def _packed(
         console.close()
 
 
+def _store_folder(recipe: Recipe, workdir: Workdir) -> Path:
+    return workdir.store if recipe.store == "auto" else Path(recipe.store).expanduser().absolute()
+
+
 def _reopen(recipe: Recipe, workdir: Workdir, console: Console, found: Examples) -> Frozen:
     frozen, gone = tables.restore(workdir.examples, found)
-    # The split is the frozen one. The rule still takes its bindings, so that they are part of every config; of the
-    # table without what was dropped it may say what it likes.
-    with contextlib.suppress(UserError):
-        launch.call(recipe.split, frozen.examples)
+    # The split is the frozen one. The rule still takes its bindings, so that they are part of every config.
+    launch.call(recipe.split, frozen.examples)
     if frozen.examples.root is None:
         return _same_images(recipe, frozen)
     if len(gone) > allowed(recipe, frozen):
         raise too_many_broken(recipe, frozen, len(gone), where=str(workdir.path))
     if decoding(recipe) != frozen.decoding:
         return _decoded_anew(recipe, workdir, console, frozen)
-    if recipe.store is not None:
-        folder = workdir.store if recipe.store == "auto" else Path(recipe.store).expanduser().absolute()
-        if recipe.store != "auto" or (folder / stores.MANIFEST).exists():
-            store = _kept(folder, frozen, console)
-            if store is not None:
-                return dataclasses.replace(frozen, examples=store.attach(frozen.examples))
+    # A session that found no store worth while has none in its workdir.
+    if recipe.store not in (None, "auto") or (recipe.store and (workdir.store / stores.MANIFEST).exists()):
+        store = _kept(_store_folder(recipe, workdir), frozen, console)
+        if store is not None:
+            return dataclasses.replace(frozen, examples=store.attach(frozen.examples))
     _tell_changed(stores.changed_files(frozen.examples, frozen.inspection), console)
     return frozen
 

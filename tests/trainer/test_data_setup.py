@@ -246,19 +246,30 @@ class TestResuming:
         assert "1 images are not what they were when the session started: cat/3.png" in capsys.readouterr().out
         assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "store").iterdir()} == before
 
-    def test_a_rule_that_refuses_the_table_without_what_was_dropped_does_not_end_the_session(self, root, opened):
-        (root / "cat" / "0.png").write_bytes(b"")
+    def test_shares_are_exact_of_what_was_not_dropped_and_the_session_goes_on(self, root, opened):
+        for index in range(5):
+            (root / "cat" / f"{index}.png").write_bytes(b"")
         rule = (
             f"data_dir = {str(root)!r}",
             "train.bad_images = 'drop'",
-            "train.split = @split_as_keras",
-            "split_as_keras.rule = 'image_dataset_from_directory'",
-            "split_as_keras.validation = 0.05",
-            "split_as_keras.seed = 1",
+            "train.split = @split_per_class",
+            "split_per_class.test = 0.2",
         )
         first = opened(*rule)
-        assert (first.split == splits.VALIDATION).sum() == 1
+        assert np.bincount(first.examples.labels[first.split == splits.TEST]).tolist() == [1, 2]
         np.testing.assert_array_equal(opened(*rule, resuming=True).split, first.split)
+
+    def test_a_rule_that_cannot_cut_what_was_not_dropped_is_refused_at_once(self, root, opened, complaint):
+        (root / "cat" / "0.png").write_bytes(b"")
+        rule = "split_as_keras.rule = 'image_dataset_from_directory'", "split_as_keras.seed = 1"
+        with complaint("0.05 of 19 images holds none"):
+            opened(
+                f"data_dir = {str(root)!r}",
+                "train.bad_images = 'drop'",
+                "train.split = @split_as_keras",
+                "split_as_keras.validation = 0.05",
+                *rule,
+            )
 
 
 @pytest.mark.parametrize(
@@ -274,3 +285,9 @@ def test_a_wrong_sampling_is_told_before_images_are_decoded(root, opened, tmp_pa
     with complaint("bird"):
         opened(f"data_dir = {str(root)!r}", "train.class_weights = {'bird': 2.0}")
     assert not (tmp_path / "run" / "store").exists()
+
+
+def test_a_rule_that_leaves_nothing_to_train_on_is_told(root, recipe, tmp_path, complaint):
+    rule = dataclasses.replace(recipe(f"data_dir = {str(root)!r}"), split=lambda table: np.ones(len(table), int))
+    with complaint("none of 20 images is left to train on", "train.split"):
+        data_setup.open_data(rule, Workdir(str(tmp_path / "run")), Console(), resuming=False)
