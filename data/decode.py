@@ -11,6 +11,9 @@ import tensorflow as tf
 DCT_RATIOS = (1, 2, 4, 8)
 # How a file becomes a canvas: 0 to 3, a JPEG shrunk by DCT_RATIOS[kind] and no further; ANY, as its bytes ask for.
 ANY = len(DCT_RATIOS)
+# Rows and columns decoded beside a part: libjpeg interpolates the colour of the outermost columns with less, and that
+# of narrow images not at all.
+BESIDE = (0, 8)
 # Bytes that tell the format, and those that a BMP can have before its pixels.
 HEAD, BMP_HEAD = 32, 2048
 # A colour that no picture consists of.
@@ -76,10 +79,25 @@ def decode(encoded: tf.Tensor, *, decoding: Decoding) -> tuple[tf.Tensor, tf.Ten
 def _decoder(decoding: Decoding) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Traced once for all that decode with the same settings."""
     signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(lambda encoded: _by_content(encoded, decoding), input_signature=signature)
+    return tf.function(lambda encoded: _by_content(encoded, decoding), input_signature=signature, autograph=False)
 
 
 def _by_content(encoded: tf.Tensor, decoding: Decoding) -> tuple[tf.Tensor, tf.Tensor]:
+    pixels, kind = tf.cond(
+        _is_jpeg(encoded),
+        lambda: _jpeg(encoded, decoding),
+        lambda: (_shrink(_not_jpeg(encoded, decoding), decoding), tf.constant(ANY)),
+    )
+    with tf.control_dependencies([_refuse_too_large(pixels, decoding)]):
+        return tf.ensure_shape(tf.identity(pixels), [None, None, 3]), kind
+
+
+def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
+
+
+def _not_jpeg(encoded: tf.Tensor, decoding: Decoding) -> tf.Tensor:
+    """[h, w, 3] uint8, unshrunk."""
     # Long enough to be cut anywhere: TensorFlow's complaint of a string too short is no UTF-8.
     head = tf.strings.join([tf.strings.substr(encoded, 0, HEAD), b"\0" * HEAD])
 
@@ -87,20 +105,16 @@ def _by_content(encoded: tf.Tensor, decoding: Decoding) -> tuple[tf.Tensor, tf.T
         return tf.strings.substr(head, at, len(magic)) == magic
 
     is_webp = starts_with(b"RIFF") & starts_with(b"WEBP", at=8)
-    formats = [starts_with(b"\xff\xd8\xff"), starts_with(b"\x89PNG"), is_webp, starts_with(b"GIF8"), starts_with(b"BM")]
+    formats = [starts_with(b"\x89PNG"), is_webp, starts_with(b"GIF8"), starts_with(b"BM")]
     branches = [
-        lambda: _jpeg(encoded, decoding),
-        lambda: (_shrink(_png(encoded, head, decoding), decoding), tf.constant(ANY)),
-        lambda: (_shrink(_webp(encoded, head, decoding), decoding), tf.constant(ANY)),
-        lambda: (_shrink(_gif(encoded, head, decoding), decoding), tf.constant(ANY)),
-        lambda: (_shrink(_bmp(encoded), decoding), tf.constant(ANY)),
+        lambda: _png(encoded, head, decoding),
+        lambda: _webp(encoded, head, decoding),
+        lambda: _gif(encoded, head, decoding),
+        lambda: _bmp(encoded),
         # Complains of the format.
-        lambda: (_decode_first(encoded), tf.constant(ANY)),
+        lambda: _decode_first(encoded),
     ]
-    branch = tf.argmax([*formats, True], output_type=tf.int32)
-    pixels, kind = tf.switch_case(branch, branches)
-    with tf.control_dependencies([_refuse_too_large(pixels, decoding)]):
-        return tf.ensure_shape(tf.identity(pixels), [None, None, 3]), kind
+    return tf.switch_case(tf.argmax([*formats, True], output_type=tf.int32), branches)
 
 
 def decode_kind(encoded: tf.Tensor, kind: tf.Tensor, *, kinds: Sequence[int], decoding: Decoding) -> tf.Tensor:
@@ -153,6 +167,66 @@ def read_canvas(
         return tf.identity(flat), size
 
 
+def open_image(encoded: tf.Tensor, *, decoding: Decoding) -> tuple[tf.Tensor, tf.Tensor]:
+    """What has to be known of an image before a part of it can be chosen.
+
+    Returns:
+        size [2] int32, height and width as stored;
+        pixels [h, w, 3] uint8, all of them; none of a JPEG, which `decode_part` decodes itself.
+
+    Raises:
+        tf.errors.InvalidArgumentError: not an image, or a truncated one, or one that claims to be enormous.
+    """
+
+    def other() -> tuple[tf.Tensor, tf.Tensor]:
+        pixels = _not_jpeg(encoded, decoding)
+        return tf.shape(pixels)[:2], pixels
+
+    return tf.cond(_is_jpeg(encoded), lambda: (_jpeg_size(encoded), tf.zeros([0, 0, 3], tf.uint8)), other)
+
+
+def decode_part(
+    encoded: tf.Tensor, size: tf.Tensor, pixels: tf.Tensor, *, factor: tf.Tensor, start: tf.Tensor, count: tf.Tensor
+) -> tf.Tensor:
+    """A part of an image shrunk by a power of two: each pixel is the mean of a cell of factor x factor stored ones.
+
+    Cells lie side by side from the upper left corner on. Where the image ends within one, its last pixels repeat.
+
+    Args:
+        size, pixels: what `open_image` gives.
+        factor: scalar int32, a power of two.
+        start, count: [2] int32, row and column of the first cell, and how many cells along each.
+
+    Returns:
+        [*count, 3] uint8. Of a JPEG the same bits as if the whole were decoded at the scale of DCT_RATIOS first.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a JPEG that is truncated before the end of this part.
+    """
+
+    def jpeg() -> tf.Tensor:
+        ratio = tf.minimum(factor, DCT_RATIOS[-1])
+        first, length = start * (factor // ratio), count * (factor // ratio)
+        begin = tf.maximum(first - BESIDE, 0)
+        window = tf.minimum(first + length + BESIDE, -(-size // ratio)) - begin
+        kind = tf.searchsorted(tf.constant(DCT_RATIOS), ratio[None])[0]
+        found = tf.switch_case(
+            kind, [lambda ratio=ratio: _decode_jpeg_window(encoded, ratio, begin, window) for ratio in DCT_RATIOS]
+        )
+        return cells(found, first - begin, factor // ratio)
+
+    def cells(pixels: tf.Tensor, first: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+        def mean() -> tf.Tensor:
+            rows, columns = (
+                tf.minimum(first[axis] + tf.range(count[axis] * factor), tf.shape(pixels)[axis] - 1) for axis in (0, 1)
+            )
+            return _shrink_by(tf.gather(tf.gather(pixels, rows), columns, axis=1), factor)
+
+        return tf.cond(factor > 1, mean, lambda: tf.slice(pixels, [*tf.unstack(first), 0], [*tf.unstack(count), 3]))
+
+    return tf.cond(_is_jpeg(encoded), jpeg, lambda: cells(pixels, start * factor, factor))
+
+
 def shrink_array(pixels: np.ndarray, *, decoding: Decoding) -> np.ndarray:
     """Images in memory, shrunk as files are when they are decoded.
 
@@ -180,11 +254,21 @@ def _decode_jpeg(encoded: tf.Tensor, ratio: int) -> tf.Tensor:
     return tf.io.decode_jpeg(encoded, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
 
-def _jpeg(encoded: tf.Tensor, decoding: Decoding) -> tuple[tf.Tensor, tf.Tensor]:
+def _decode_jpeg_window(encoded: tf.Tensor, ratio: int, start: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """The window is one of the shrunk image."""
+    window = tf.concat([start, count], axis=0)
+    return tf.image.decode_and_crop_jpeg(encoded, window, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+
+
+def _jpeg_size(encoded: tf.Tensor) -> tf.Tensor:
     shape = tf.image.extract_jpeg_shape(encoded)
     with tf.control_dependencies([_refuse_enormous(shape[0], shape[1])]):
-        shape = tf.identity(shape)
-    factor = shrink_factor(shape[0], shape[1], short_side=decoding.short_side)
+        return tf.ensure_shape(shape[:2], [2])
+
+
+def _jpeg(encoded: tf.Tensor, decoding: Decoding) -> tuple[tf.Tensor, tf.Tensor]:
+    height, width = tf.unstack(_jpeg_size(encoded))
+    factor = shrink_factor(height, width, short_side=decoding.short_side)
     ratio = tf.minimum(factor, DCT_RATIOS[-1])
     kind = tf.searchsorted(tf.constant(DCT_RATIOS), ratio[None])[0]
     pixels = tf.switch_case(kind, [lambda ratio=ratio: _decode_jpeg(encoded, ratio) for ratio in DCT_RATIOS])

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -36,6 +37,7 @@ def uniform(seed: int, positions: tf.Tensor, operation: str, count: int) -> tf.T
         [B, count] float32, the same for a position whatever the batch around it.
     """
     streams = mix(tf.cast(positions, tf.uint64) + _constant(key(seed, operation)))
-    lanes = tf.constant([0xD1B54A32D192ED03 * lane % 2**64 for lane in range(1, count + 1)], tf.uint64)
+    # Not a list of Python's integers, which in a graph becomes float64 on the way.
+    lanes = tf.constant(np.array([0xD1B54A32D192ED03 * lane % 2**64 for lane in range(1, count + 1)], np.uint64))
     bits = mix(streams[:, None] + lanes[None, :])
     return tf.cast(tf.bitwise.right_shift(bits, _constant(40)), tf.float32) * 2.0**-24

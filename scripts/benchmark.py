@@ -4,23 +4,27 @@ python scripts/benchmark.py --gin_file=configs/benchmark.gin
     the training loop against `keras.Model.fit`
 python scripts/benchmark.py --part=input --gin_file=configs/extend.gin --gin_param="data_dir = 'photos'"
     the input pipeline, from files and from a store, against reading and decoding alone
+python scripts/benchmark.py --part=augment --gin_file=configs/extend.gin --gin_param="data_dir = 'photos'"
+    files and stores to augmented float batches, against ImageDataGenerator, Keras' layers and OpenCV
 python scripts/benchmark.py --part=table
     seconds and memory of tables of a million rows
 """
 
 from trainer import launch  # isort: skip  (quietens TensorFlow's log before it is imported)
 
+import dataclasses
 import tempfile
 from pathlib import Path
 
 import tensorflow as tf
 from absl import flags
 
+from data import packing
 from data.errors import UserError
 from data.examples import Examples, Stream
 from data.frozen import Frozen
 from data.inspection import Inspection
-from trainer import benchmark, data_setup, devices, input_benchmark, table_benchmark
+from trainer import augment_benchmark, benchmark, data_setup, devices, input_benchmark, table_benchmark
 from trainer.recipe import Recipe
 from trainer.reports import environment
 from trainer.reports.console import Console
@@ -51,8 +55,7 @@ def main() -> int:
             do="--gin_file=configs/benchmark.gin",
         )
     console = Console()
-    part = _input if flags.FLAGS.part == "input" else _loop
-    figures = part(recipe, source, strategy, console)
+    figures = {"loop": _loop, "input": _input, "augment": _augment}[flags.FLAGS.part](recipe, source, strategy, console)
     if flags.FLAGS.output:
         facts = environment.describe(strategy, project=launch.PROJECT, precision=recipe.precision)
         write_json(Path(flags.FLAGS.output), {**figures, "environment": facts})
@@ -108,14 +111,38 @@ def _input(recipe: Recipe, examples: Examples, strategy: tf.distribute.Strategy,
     return {"title": title, "rows": rows, "first_batch": starts, "peak_memory": peaks}
 
 
+def _augment(recipe: Recipe, examples: Examples, strategy: tf.distribute.Strategy, console: Console) -> dict:
+    images = flags.FLAGS.images
+    files = input_benchmark.photos(recipe, examples, count=images)
+    with tempfile.TemporaryDirectory(prefix="onward-store-") as folder:
+        store = packing.pack(files.examples, Path(folder), decoding=files.decoding)
+        stored = dataclasses.replace(files, examples=store.attach(files.examples))
+        contestants = augment_benchmark.contestants(recipe, files, stored)
+        measured = input_benchmark.costs(
+            contestants, images=images, batch=recipe.batch_size, repeats=flags.FLAGS.repeats, report=console.say
+        )
+        del contestants
+    title = f"{images} JPEG files, {recipe.image_size} px, batch {recipe.batch_size}"
+    rows = input_benchmark.compare(measured, against=augment_benchmark.AFFINE)
+    console.costs(title, rows, against="the affine policy")
+    ratios = augment_benchmark.compare(measured)
+    console.times_as_fast(ratios)
+    return {"title": title, "rows": rows, "ratios": ratios}
+
+
 def run() -> None:
     """Entry point of `onward-benchmark`."""
     launch.define_flags()
     flags.DEFINE_enum(
-        "part", "loop", ["loop", "input", "table"], "The training loop, the input pipeline, or large tables."
+        "part",
+        "loop",
+        ["loop", "input", "augment", "table"],
+        "The training loop, the input pipeline, augmentation, or large tables.",
     )
     flags.DEFINE_integer("repeats", 5, "Measurements of each contestant.", lower_bound=1)
-    flags.DEFINE_integer("images", 1000, "JPEG files that a round of --part=input goes through.", lower_bound=1)
+    flags.DEFINE_integer(
+        "images", 1000, "JPEG files that a round of --part=input or augment goes through.", lower_bound=1
+    )
     flags.DEFINE_integer("rows", 1_000_000, "Rows of the tables of --part=table.", lower_bound=1000)
     flags.DEFINE_integer("epochs", 20, "Epochs of --part=input over which memory is watched.", lower_bound=2)
     flags.DEFINE_string("output", None, "JSON file for the figures.")

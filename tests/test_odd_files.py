@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from data import pipeline, sources
 from data.audit import name_of
-from data.augment import apply
+from data.augment.apply import Rendering
 from data.decode import Decoding
 from data.examples import Examples
 from data.inspection import Inspection, Looker, inspect
@@ -155,16 +155,14 @@ class TestPixels:
         usual = [shown is not None and min(shown.shape[:2]) == SIDE for shown in shows]
         table = good.take(np.array(usual))
         view = pipeline.View(
-            image_size=SIDE,
+            image_size=(SIDE, SIDE),
             fit="native",
             crop=1.0,
-            colour=np.eye(3, 4, dtype=np.float32),
             decoding=DECODING,
             capacity=odd_files.HEIGHT * odd_files.WIDTH,
         )
         [batch] = pipeline.evaluation_batches(table, batch=len(table), view=view)
-        geometry, colour = batch["geometry"], batch["colour"]
-        pixels = apply.render(batch["canvas"], batch["size"], geometry, colour, image_size=SIDE).numpy()
+        pixels = Rendering(size=(SIDE, SIDE)).images(batch).numpy()
         assert not batch["replaced"].numpy().any() and len(table) > 60
         for name, square in zip(table.names.tolist(), pixels, strict=True):
             verdict = VERDICTS[name]

@@ -33,9 +33,10 @@ def onward(recipe: Recipe, frozen: Frozen, *, strategy: tf.distribute.Strategy) 
     loss = losses.chosen(recipe.loss, examples.task)
     aim = {"outputs": examples.outputs, "task": examples.task, "loss": loss}
     state = TrainingState(recipe, planned, strategy=strategy, **aim)
-    window = state.window(recipe, planned.stages[0].stage.name, strategy=strategy)
+    window = state.window(recipe, planned.stages[0].stage, strategy=strategy)
     view = data_setup.view(recipe, frozen)
-    batches = data_setup.stream(recipe, examples, order, view, strategy=strategy, step=0)
+    first = {"stage": planned.stages[0].stage, "step": 0, "steps": planned.steps}
+    batches = data_setup.stream(recipe, examples, order, view, strategy=strategy, **first)
     rates = tf.fill([recipe.window], 1e-3)
 
     def run() -> None:

@@ -21,10 +21,13 @@ from data.inspection import Inspection, inspect
 from data.names import printable
 from data.order import Order
 from data.pipeline import View
+from data.read_crop import needs_files
 from data.splits import TRAIN
 from data.store import Store
 from trainer import launch
+from trainer.optimization.stages import Stage
 from trainer.recipe import Recipe
+from trainer.rendering import rendering, training_policy
 from trainer.reports.console import Console
 from trainer.workdir import Workdir
 
@@ -37,8 +40,13 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
     """The frozen table of the session; on the first start the source's, with every image decoded once.
 
     Raises:
-        UserError: no data, images that do not decode, or data that is not that of the session.
+        UserError: no data, images that do not decode, data that is not that of the session, or no files where a policy
+            takes crops from them.
     """
+    if _crops_files(recipe):
+        if recipe.store not in (None, "auto"):
+            raise needs_files(f"train.store = {recipe.store!r}", where="gin binding train.store")
+        recipe = dataclasses.replace(recipe, store=None)
     found = _found(recipe, workdir, console, resuming=resuming)
     return _reopen(recipe, workdir, console, found) if resuming else _first_look(recipe, workdir, console, found)
 
@@ -46,6 +54,11 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
 def _found(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: bool) -> Examples:
     """What the source gives today; a source that can only be read in sequence is packed for that."""
     found = launch.call(recipe.source)
+    if _crops_files(recipe):
+        if isinstance(found, Stream):
+            raise needs_files(f"{found.title} that can only be read in sequence", where="gin binding train.source")
+        if found.root is None:
+            raise needs_files("images in memory", where="gin binding train.source")
     if isinstance(found, Stream):
         if recipe.store is None:
             raise UserError(
@@ -58,6 +71,10 @@ def _found(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: bool
     if found.pixels is not None:
         found = dataclasses.replace(found, pixels=shrink_array(found.pixels, decoding=decoding(recipe)))
     return _checked(found, workdir)
+
+
+def _crops_files(recipe: Recipe) -> bool:
+    return any(training_policy(recipe, stage).file_crop for stage in recipe.stages)
 
 
 def _checked(found: Examples, workdir: Workdir) -> Examples:
@@ -82,7 +99,7 @@ def _checked(found: Examples, workdir: Workdir) -> Examples:
 
 def _first_look(recipe: Recipe, workdir: Workdir, console: Console, found: Examples) -> Frozen:
     # What is wrong with the rules is better known before all images are decoded.
-    training_part(recipe, found.take(_split(recipe, found) == TRAIN))
+    training_part(recipe, found.take(split_of(recipe, found) == TRAIN))
     found, inspection = _inspected(found, recipe, workdir, console)
     bad = inspection.bad
     if (bad or found.refused) and recipe.bad_images == "refuse":
@@ -93,7 +110,7 @@ def _first_look(recipe: Recipe, workdir: Workdir, console: Console, found: Examp
     kept, inspection = found.take(good), inspection.take(good)
     kept = dataclasses.replace(kept, orientations=inspection.orientations, kinds=inspection.kinds)
     # Of what is kept, so that exact shares are exact; before the table is sorted, since some rules go by its order.
-    split = _split(recipe, kept)
+    split = split_of(recipe, kept)
     if (kept.names[1:] < kept.names[:-1]).any():
         rows = np.argsort(kept.names, kind="stable")
         kept, split, inspection = kept.take(rows), split[rows], inspection.take(rows)
@@ -102,7 +119,7 @@ def _first_look(recipe: Recipe, workdir: Workdir, console: Console, found: Examp
     return Frozen(kept, split, inspection, decoding(recipe))
 
 
-def _split(recipe: Recipe, examples: Examples) -> np.ndarray:
+def split_of(recipe: Recipe, examples: Examples) -> np.ndarray:
     """What the rule says, [N] int8, checked: it may be the user's own."""
     array, count = np.asarray(launch.call(recipe.split, examples)), len(examples)
     if array.shape != (count,) or array.dtype.kind not in "iu" or not np.isin(array, range(len(SPLITS))).all():
@@ -332,10 +349,9 @@ def view(recipe: Recipe, frozen: Frozen) -> View:
     """How the pipeline shows these canvases to the network."""
     lengths = frozen.inspection.sizes.astype(np.int64).prod(axis=1)
     return View(
-        image_size=recipe.image_size,
+        image_size=(recipe.image_size, recipe.image_size),
         fit=recipe.fit,
         crop=recipe.crop,
-        colour=recipe.model.backbone.colour,
         decoding=frozen.decoding,
         capacity=int(lengths.max()),
         uniform=bool((lengths == lengths[0]).all()),
@@ -343,21 +359,35 @@ def view(recipe: Recipe, frozen: Frozen) -> View:
 
 
 def stream(
-    recipe: Recipe, examples: Examples, order: Order, view: View, *, strategy: tf.distribute.Strategy, step: int
+    recipe: Recipe,
+    examples: Examples,
+    order: Order,
+    view: View,
+    *,
+    stage: Stage,
+    strategy: tf.distribute.Strategy,
+    step: int,
+    steps: int,
 ) -> Iterator:
-    """The training batches of every replica from a step on."""
-    dataset = strategy.distribute_datasets_from_function(
-        lambda context: pipeline.train_batches(
+    """The training batches of every replica from a step of a stage on, in a run of so many steps."""
+    policy = training_policy(recipe, stage)
+
+    def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        found = pipeline.train_batches(
             examples,
             order=order,
             start=step * recipe.batch_size,
             batch=recipe.batch_size // strategy.num_replicas_in_sync,
             seed=recipe.seed,
-            policy=recipe.policy,
+            policy=policy,
             view=view,
+            length=steps * recipe.batch_size,
         )
-    )
-    return iter(dataset)
+        if recipe.placement == "device":
+            return found
+        return pipeline.rendered(found, rendering(recipe, policy, samples=recipe.samples))
+
+    return iter(strategy.distribute_datasets_from_function(batches))
 
 
 def broken(examples: Examples, view: View) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """Exact evaluation of one table: each example counts once, whatever the batch, the tail and the replicas."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from data import pipeline
+from data.augment.views import Views
 from data.errors import UserError
 from data.examples import Examples
 from data.pipeline import View
@@ -13,7 +14,8 @@ from trainer import metrics
 from trainer.losses import Loss
 from trainer.models.network import Network
 from trainer.recipe import Recipe
-from trainer.step import Rendering, evaluation_window
+from trainer.rendering import evaluation_policy, rendering
+from trainer.step import evaluation_window
 
 # Batches between two looks at whether somebody wants the run to stop.
 WINDOW = 10
@@ -37,13 +39,11 @@ class Evaluator:
         task: str,
         loss: Loss,
     ):
-        self._strategy, self._view = strategy, view
+        self._recipe, self._strategy, self._view = recipe, strategy, view
         self._nothing = metrics.zeros(network.model.output_shape[-1], task=task)
-        replicas = strategy.num_replicas_in_sync
-        self._batch = max(1, (recipe.evaluation_batch_size or recipe.batch_size) // replicas)
-        rendering = Rendering(image_size=recipe.image_size, samples=recipe.evaluation_samples, fill=recipe.fill)
+        rendered = rendering(recipe, evaluation_policy(recipe), samples=recipe.evaluation_samples)
         self._window = evaluation_window(
-            strategy=strategy, model=network.model, task=task, loss=loss, rendering=rendering
+            strategy=strategy, model=network.model, task=task, loss=loss, rendering=rendered
         )
 
     def evaluate(
@@ -58,21 +58,13 @@ class Evaluator:
         Raises:
             UserError: no example counts.
         """
-        replicas = self._strategy.num_replicas_in_sync
-        batches = iter(
-            self._strategy.distribute_datasets_from_function(
-                lambda context: pipeline.evaluation_batches(
-                    examples, batch=self._batch, replicas=replicas, view=self._view
-                )
-            )
-        )
-        steps = pipeline.evaluation_elements(len(examples), batch=self._batch, replicas=replicas) // replicas
+        found, steps = batches(self._recipe, examples, self._view, strategy=self._strategy)
         totals = self._nothing
         for done in range(0, steps, WINDOW):
             if stopping():
                 return None
-            totals = metrics.add(totals, self._window(batches, tf.constant(min(WINDOW, steps - done))))
-            report(min(len(examples), (done + WINDOW) * self._batch * replicas))
+            totals = metrics.add(totals, self._window(found, tf.constant(min(WINDOW, steps - done))))
+            report(len(examples) * min(steps, done + WINDOW) // steps)
         if not totals["weight"] > 0:
             raise UserError(
                 f"none of {len(examples)} examples counts: {totals['replaced']} do not decode, the rest have weight 0",
@@ -81,3 +73,19 @@ class Evaluator:
                 do="put the images back, or correct the weights",
             )
         return totals
+
+
+def batches(
+    recipe: Recipe, examples: Examples, view: View, *, strategy: tf.distribute.Strategy
+) -> tuple[Iterator, int]:
+    """The batches of every replica in which an evaluation sees each example once, and how many steps these are."""
+    replicas = strategy.num_replicas_in_sync
+    batch = max(1, (recipe.evaluation_batch_size or recipe.batch_size) // replicas)
+    # The plain image alone needs no average.
+    views = None if recipe.evaluation_views == Views() else recipe.evaluation_views.matrices(view.image_size)
+    found = strategy.distribute_datasets_from_function(
+        lambda context: pipeline.evaluation_batches(
+            examples, batch=batch, replicas=replicas, view=view, policy=evaluation_policy(recipe), views=views
+        )
+    )
+    return iter(found), pipeline.evaluation_elements(len(examples), batch=batch, replicas=replicas) // replicas

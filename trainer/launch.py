@@ -9,9 +9,10 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from trainer import replaced
 from trainer.quiet import stderr_aside
 
 # TensorFlow's log would tear the progress display: the setting is read when it is imported.
@@ -52,8 +53,12 @@ def define_flags() -> None:
     flags.DEFINE_string("devices", "auto", "auto, cpu, cpu:N (N logical CPUs), gpu, or gpu:0,1.")
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags, runs `main` and exits: 0 done, 2 wrong input, 3 run failed, 75 stopped early but saved."""
+def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
+    """Parses the flags, runs `main` and exits: 0 done, 2 wrong input, 3 run failed, 75 stopped early but saved.
+
+    Args:
+        positional: whether `main` takes the list of arguments that belong to no flag; otherwise they are refused.
+    """
 
     # Between parsing and main, absl calls back into TensorFlow, which looks for GPU drivers and says so.
     chatter = contextlib.ExitStack()
@@ -78,6 +83,8 @@ def run(main: Callable[[], int | None]) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         logging.set_verbosity(logging.WARNING)
         try:
+            if positional:
+                return main(argv[1:]) or 0
             if len(argv) > 1:
                 raise UserError(
                     f"arguments that belong to no flag: {' '.join(argv[1:])}",
@@ -138,6 +145,10 @@ def required(name: str) -> str:
     return value
 
 
+# What the bindings read last have replaced, as `bindings` names it; nothing has to use it.
+_EXCUSED: set[tuple[str, str]] = set()
+
+
 def parse_gin(files: Sequence[str], params: Sequence[str]) -> None:
     """Reads recipes and single bindings, the latter last. Relative paths are also looked up in the project.
 
@@ -151,10 +162,14 @@ def parse_gin(files: Sequence[str], params: Sequence[str]) -> None:
     verbosity = logging.get_verbosity()
     # Before it looks into the project, gin complains that the working directory has no such file.
     logging.set_verbosity(logging.FATAL)
+    _EXCUSED.clear()
     try:
-        gin.parse_config_files_and_bindings(
-            paths, list(params), finalize_config=False, print_includes_and_imports=False
-        )
+        for source in (*([path] for path in paths), []):
+            before = replaced.snapshot()
+            gin.parse_config_files_and_bindings(
+                source, [] if source else list(params), finalize_config=False, print_includes_and_imports=False
+            )
+            _EXCUSED.update(replaced.excused(before))
     # A module that a recipe imports may fail in any way.
     except Exception as error:
         raise _explained(error) from error
@@ -226,6 +241,8 @@ def call(configurable: Callable, *arguments):
         raise
     except (TypeError, ValueError, RuntimeError, tensorflow.errors.OpError) as error:
         text = str(error).strip()
+        if isinstance(error, RecursionError):
+            text = "something refers to itself; give the inner one a scope of its own: @inner/one_of()"
         macro = re.search(r"In call to configurable 'macro' .* in scope '([\w/.]+)'", text)
         found = f"the macro %{macro[1]} has no value" if macro else " ".join(text.split())
         macros = [scope for scope, selector in gin.config._CONFIG if selector == "gin.macro"]
@@ -238,16 +255,26 @@ def call(configurable: Callable, *arguments):
         ) from error
 
 
-def check_consumed() -> None:
+def bindings() -> set[tuple[str, str]]:
+    """What is bound: scope/selector and parameter of each binding."""
+    return {(f"{scope}/{selector}", name) for (scope, selector), bound in gin.config._CONFIG.items() for name in bound}
+
+
+def check_consumed(*, but: Collection[tuple[str, str]] = ()) -> None:
     """Refuses bindings that nothing asked for. Call it when everything configurable has been called, before training.
+
+    Args:
+        but: those of `bindings` that need not be asked for.
 
     Raises:
         UserError: lists them, each with the nearest name that was asked for.
     """
-    consumed = gin.config._OPERATIVE_CONFIG
+    consumed, idle_allowed = gin.config._OPERATIVE_CONFIG, {*but, *_EXCUSED}
     idle = []
-    for (scope, selector), bindings in gin.config._CONFIG.items():
-        for parameter in bindings:
+    for (scope, selector), bound in gin.config._CONFIG.items():
+        for parameter in bound:
+            if (f"{scope}/{selector}", parameter) in idle_allowed:
+                continue
             if selector == "gin.macro":
                 if (scope, selector) not in consumed and scope not in STANDARD_MACROS:
                     nearest = difflib.get_close_matches(scope, [name for name, kind in consumed if kind == selector])

@@ -60,6 +60,26 @@ def batch_sums(
     }
 
 
+def mean_prediction(logits: tf.Tensor, *, task: str) -> tf.Tensor:
+    """The mean of several predictions of each example: of probabilities, or of a regression's values.
+
+    Args:
+        logits: [V, B, K] float32.
+
+    Returns:
+        [B, K] float32, the logits of the mean probabilities (log probabilities of a single label).
+    """
+    if task == "regression":
+        return tf.reduce_mean(logits, axis=0)
+
+    def log_mean(log_probabilities):
+        return tf.reduce_logsumexp(log_probabilities, axis=0) - np.log(logits.shape[0])
+
+    if task == "single_label":
+        return log_mean(tf.nn.log_softmax(logits))
+    return log_mean(tf.math.log_sigmoid(logits)) - log_mean(tf.math.log_sigmoid(-logits))
+
+
 def zeros(outputs: int, *, task: str) -> Totals:
     """Totals of no example at all, in the shapes of `batch_sums`.
 

@@ -9,8 +9,12 @@ import gin
 import numpy as np
 
 from data import sampling, sources, splits
+from data.augment import colour, crops, curves, erasing, filters, mixing, policies, statistics  # noqa: F401  (for gin)
+from data.augment.apply import FILLS, INTERPOLATIONS
 from data.augment.geometry import FITS
+from data.augment.operation import Operation
 from data.augment.policy import Policy
+from data.augment.views import Views
 from data.durations import Duration
 from data.errors import UserError
 from data.examples import Examples, Stream
@@ -31,11 +35,14 @@ class Recipe:
         sampling: function (training examples) -> [N] how often an epoch shows each: `@natural`, `@balanced`, ...
         class_weights: factors of the loss by class name, or `balanced`; None: all 1. Evaluation knows none.
         store: where decoded images are kept: a folder, `auto` (WORKDIR/store if it takes at most half of the free
-            disk and of the memory), None (files are decoded each time). Never changes a pixel.
+            disk and of the memory), None (files are decoded each time). Never changes a pixel. Crops out of files
+            (`random_resized_crop.pixels = 'decode'`) allow none: `auto` makes none then.
         model: `@model()`.
         stages: `[@head/stage(), ...]`.
         optimizer: `@adamw()`, `@adam()` or `@sgd()`.
-        policy: `@policy()`, what augments training images.
+        policy: `@policy()`, what augments training images; a stage may have its own.
+        normalisation: operations that draw nothing, `[@rescale()]`, in place of the backbone's own normalisation;
+            for networks that were trained on other pixels.
         loss: `@cross_entropy()` or another of `trainer.losses`, or an own function (labels, logits) -> [B] float32;
             None takes the usual one of the task.
         batch_size: global, over all replicas.
@@ -44,8 +51,13 @@ class Recipe:
         fit: `stretch`, `cover`, `contain` or `native` (pixel for pixel): how an image becomes a square.
         background: red, green, blue in 0..255 behind transparent images.
         crop: share of that square that is seen.
-        evaluation_samples: each pixel of an evaluation image is the mean of this number squared of points.
-        fill: what lies outside an image: its `nearest` pixel or a `constant` black.
+        samples, evaluation_samples: each pixel of a training or evaluation image is the mean of this number squared of
+            points, against aliasing when shrinking.
+        evaluation_views: `@views()` or `@five_crop()`: an evaluation averages the predictions of several views.
+        fill: what lies outside an image: its `nearest` pixel, a `constant`, its `reflect`ion, or `wrap`.
+        fill_value: red, green, blue in 0..255 of that constant.
+        interpolation: `nearest`, `bilinear` or `bicubic`.
+        placement: where training images are rendered, on the training `device` or on the `host` that feeds it.
         precision: `float32`, `mixed_float16` or `mixed_bfloat16`.
         seed: of weights, order, augmentation and dropout.
         deterministic: same bits in every run on the same kind of machine, at some cost in speed.
@@ -67,6 +79,7 @@ class Recipe:
     stages: Sequence[Stage]
     optimizer: UpdateRule = dataclasses.field(default_factory=adamw)
     policy: Policy = dataclasses.field(default_factory=Policy)
+    normalisation: Sequence[Operation] | None = None
     loss: Loss | None = None
     batch_size: int = 32
     evaluation_batch_size: int | None = None
@@ -74,8 +87,13 @@ class Recipe:
     fit: str = "cover"
     background: Sequence[int] = (255, 255, 255)
     crop: float = 1.0
+    samples: int = 1
     evaluation_samples: int = 1
+    evaluation_views: Views = dataclasses.field(default_factory=Views)
     fill: str = "nearest"
+    fill_value: Sequence[float] = (0, 0, 0)
+    interpolation: str = "bilinear"
+    placement: str = "device"
     precision: str = "float32"
     seed: int = 0
     deterministic: bool = False
@@ -88,7 +106,7 @@ class Recipe:
     replace_at_most: float = 0.01
 
     def __post_init__(self):
-        for name in ("batch_size", "image_size", "window", "keep_checkpoints", "evaluation_samples"):
+        for name in ("batch_size", "image_size", "window", "keep_checkpoints", "samples", "evaluation_samples"):
             _expect(name, getattr(self, name), _is_count(getattr(self, name)), "a whole number above 0")
         _expect(
             "seed",
@@ -106,7 +124,9 @@ class Recipe:
         for name, choices in (
             ("precision", PRECISIONS),
             ("fit", FITS),
-            ("fill", ("nearest", "constant")),
+            ("fill", FILLS),
+            ("interpolation", INTERPOLATIONS),
+            ("placement", ("device", "host")),
             ("bad_images", ("refuse", "drop")),
         ):
             _expect(name, getattr(self, name), getattr(self, name) in choices, f"one of {', '.join(choices)}")
@@ -118,9 +138,9 @@ class Recipe:
         _expect("class_weights", weights, weights in (None, "balanced") or by_class, "None, 'balanced' or {'cat': 2.0}")
         named = self.store is None or (isinstance(self.store, str) and self.store)
         _expect("store", self.store, named, "None, 'auto' or a folder")
-        levels = isinstance(self.background, list | tuple) and len(self.background) == 3
-        levels = levels and all(isinstance(level, int) and 0 <= level <= 255 for level in self.background)
-        _expect("background", self.background, levels, "three whole numbers in 0..255, such as (255, 255, 255)")
+        whole = _are_levels(self.background) and all(isinstance(level, int) for level in self.background)
+        _expect("background", self.background, whole, "three whole numbers in 0..255, such as (255, 255, 255)")
+        _expect("fill_value", self.fill_value, _are_levels(self.fill_value), "three numbers in 0..255")
         share = _is_number(self.replace_at_most) and 0 <= self.replace_at_most <= 1
         _expect("replace_at_most", self.replace_at_most, share, "a number in 0..1")
         loss = self.loss is None or _takes(self.loss, 2)
@@ -128,6 +148,12 @@ class Recipe:
         _expect("model", self.model, isinstance(self.model, Architecture), "@model()")
         _expect("optimizer", self.optimizer, isinstance(self.optimizer, UpdateRule), "@adamw(), @adam() or @sgd()")
         _expect("policy", self.policy, isinstance(self.policy, Policy), "@policy()")
+        normalisation = self.normalisation
+        constant = isinstance(normalisation, list | tuple) and all(map(_draws_nothing, normalisation))
+        expected = "None, or operations that draw nothing, such as [@rescale()]"
+        _expect("normalisation", normalisation, normalisation is None or constant, expected)
+        views = isinstance(self.evaluation_views, Views)
+        _expect("evaluation_views", self.evaluation_views, views, "@views() or @five_crop()")
         listed = isinstance(self.stages, list | tuple) and all(isinstance(stage, Stage) for stage in self.stages)
         _expect("stages", self.stages, listed, "a list like [@head/stage(), @blocks/stage()]")
 
@@ -138,6 +164,15 @@ def _is_number(value) -> bool:
 
 def _is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _are_levels(value) -> bool:
+    levels = isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
+    return levels and all(0 <= level <= 255 for level in value)
+
+
+def _draws_nothing(operation) -> bool:
+    return isinstance(operation, Operation) and operation.count == 0
 
 
 def _takes(function, count: int) -> bool:

@@ -15,7 +15,7 @@ from data import durations
 from data import frozen as tables
 from data.errors import RunFailure, UserError
 from data.examples import Examples
-from trainer import data_setup, devices, launch, losses, metrics
+from trainer import data_setup, devices, launch, losses, metrics, rendering
 from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluator
 from trainer.optimization.stages import Planned, plan
@@ -49,6 +49,7 @@ class Session:
         # First of all: TensorFlow cannot change its devices once something, such as decoding, has used them.
         self.strategy = devices.set_up(device_spec)
         check_batch(recipe.batch_size, self.strategy.num_replicas_in_sync)
+        launch.call(partial(rendering.check, replicas=self.strategy.num_replicas_in_sync), recipe, recipe.stages)
         self.resuming = workdir.has_checkpoint()
         self.data = data_setup.open_data(recipe, workdir, self.console, resuming=self.resuming)
         self.parts, self.task = self.data.parts(), self.data.examples.task
@@ -63,8 +64,6 @@ class Session:
                 (recipe.checkpoint_every, "train.checkpoint_every"),
             )
         )
-        positions = tf.range(2, dtype=tf.int64)
-        launch.call(partial(recipe.policy.matrices, seed=recipe.seed, image_size=recipe.image_size), positions)
         launch.call(recipe.optimizer.make)
         self.loss = launch.call(losses.chosen, recipe.loss, self.task)
         launch.check_consumed()
@@ -192,9 +191,16 @@ class Session:
         """Sets up what trains from here on: a new trace, and an input stream that starts at this step."""
         recipe, state = self.recipe, self.state
         self.stage = next(planned for planned in self.plan.stages if planned.start <= self.step < planned.stop)
-        self.window = state.window(recipe, self.stage.stage.name, strategy=self.strategy)
+        self.window = state.window(recipe, self.stage.stage, strategy=self.strategy)
         self.batches = data_setup.stream(
-            recipe, self.train, self.order, self.view, strategy=self.strategy, step=self.step
+            recipe,
+            self.train,
+            self.order,
+            self.view,
+            stage=self.stage.stage,
+            strategy=self.strategy,
+            step=self.step,
+            steps=self.plan.steps,
         )
         if self.step == self.stage.start and not self.log.find("stage", step=self.step):
             self.log.append([{"event": "stage", "step": self.step, "stage": self.stage.stage.name}])

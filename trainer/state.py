@@ -11,9 +11,10 @@ from trainer.models import freeze
 from trainer.models.freeze import Trainable
 from trainer.optimization.loss_scale import LossScale
 from trainer.optimization.optimizers import Optimizer
-from trainer.optimization.stages import Plan
+from trainer.optimization.stages import Plan, Stage
 from trainer.recipe import Recipe
-from trainer.step import Rendering, train_window
+from trainer.rendering import rendering, training_policy
+from trainer.step import train_window
 
 
 class TrainingState:
@@ -55,9 +56,9 @@ class TrainingState:
             where=f"gin binding {stage.name}/stage.trains",
         )
 
-    def window(self, recipe: Recipe, stage: str, *, strategy: tf.distribute.Strategy) -> Callable:
+    def window(self, recipe: Recipe, stage: Stage, *, strategy: tf.distribute.Strategy) -> Callable:
         """The compiled loop of a stage, see `trainer.step.train_window`; a new trace."""
-        trainable = self.trainable[stage]
+        trainable = self.trainable[stage.name]
         freeze.set_batchnorm(self.network, trainable)
         return train_window(
             strategy=strategy,
@@ -70,7 +71,7 @@ class TrainingState:
             task=self._task,
             loss=self._loss,
             clip_norm=recipe.clip_norm,
-            rendering=Rendering(image_size=recipe.image_size, fill=recipe.fill),
+            rendering=rendering(recipe, training_policy(recipe, stage), samples=recipe.samples),
             length=recipe.window,
             deterministic=recipe.deterministic,
         )

@@ -1,33 +1,20 @@
 """The `tf.function` train and evaluation steps."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
-from data.augment.apply import render
+from data.augment.apply import Rendering
 from trainer import metrics
 from trainer.losses import Loss
 from trainer.optimization.loss_scale import LossScale
 from trainer.optimization.optimizers import Optimizer
 
+# What has no Python `if` or `for` over tensors need not be rewritten, which takes half of the time of a trace.
+PLAIN = tf.autograph.experimental.do_not_convert
 SUM, MEAN = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rendering:
-    """How batches become the network's pixels on the training device: arguments of `data.augment.apply.render`."""
-
-    image_size: int
-    samples: int = 1
-    fill: str = "nearest"
-
-    def images(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """[B, S, S, 3] float32 of a batch as `data.pipeline` gives it."""
-        arrays = (batch[name] for name in ("canvas", "size", "geometry", "colour"))
-        return render(*arrays, image_size=self.image_size, samples=self.samples, fill=self.fill)
 
 
 def train_window(
@@ -70,6 +57,7 @@ def train_window(
     statistics = [variable.value for variable in moving_statistics]
     running = metrics.running(task)
 
+    @PLAIN
     def gradients(batch, scale):
         """In replica context: this replica's share of the batch -> the global gradient."""
         replica = tf.distribute.get_replica_context()
@@ -80,11 +68,11 @@ def train_window(
             tape.watch(values)
             logits = model(images, training=True)
             # A batch may hold examples of weight 0 only.
-            shares = tf.math.divide_no_nan(loss(batch["label"], logits) * batch["weight"], weight)
+            shares = tf.math.divide_no_nan(weighted(batch, lambda labels: loss(labels, logits)), weight)
             regulariser = tf.add_n([tf.cast(term, tf.float32) for term in model.losses] or [tf.constant(0.0)])
             objective = tf.reduce_sum(shares) + regulariser / replica.num_replicas_in_sync
             scaled = objective * scale
-        scores = metrics.score(batch["label"], logits, task=task) * batch["weight"]
+        scores = weighted(batch, lambda labels: metrics.score(labels, logits, task=task))
         score = tf.math.divide_no_nan(tf.reduce_sum(scores), weight)
         replaced = tf.reduce_sum(tf.cast(batch.get("replaced", tf.zeros_like(batch["weight"])), tf.float32))
         computed = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -116,10 +104,12 @@ def train_window(
         figures = {name: _first(strategy, value) for name, value in figures.items()}
         return figures | {"loss_scale": scale, "finite": tf.cast(finite, tf.float32)}
 
+    @PLAIN
     def put_back(before):
         for statistic, value in zip(statistics, before, strict=True):
             statistic.assign(value)
 
+    @PLAIN
     def average_statistics():
         replica = tf.distribute.get_replica_context()
         for statistic in statistics:
@@ -144,6 +134,39 @@ def train_window(
     return tf.function(window)
 
 
+def weighted(batch: dict[str, tf.Tensor], values: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """[B] values of labels times weight; where examples are mixed, each label counts by the share that it has.
+
+    Args:
+        batch: as `data.pipeline.train_batches` gives it. The partner of an example is the one at its index xor 1.
+        values: labels -> [B] float32, for example the losses.
+    """
+    own = values(batch["label"]) * batch["weight"]
+    if "share" not in batch:
+        return own
+    labels, weights = (_partners(batch[name]) for name in ("label", "weight"))
+    return batch["share"] * own + (1 - batch["share"]) * values(labels) * weights
+
+
+def _partners(column: tf.Tensor) -> tf.Tensor:
+    pairs = tf.reshape(column, [column.shape[0] // 2, 2, *column.shape[1:]])
+    return tf.reshape(pairs[:, ::-1], column.shape)
+
+
+def predictions(batch: dict[str, tf.Tensor], model: keras.Model, rendering: Rendering, *, task: str) -> tf.Tensor:
+    """Logits [B, K] of the mean prediction over the views of each image: geometry [B, V, 3, 3], or [B, 3, 3]."""
+    if len(batch["geometry"].shape) == 3:
+        return model(rendering.images(batch), training=False)
+
+    def of_view(geometry):
+        return model(rendering.images(batch | {"geometry": geometry}), training=False)
+
+    views = tf.transpose(batch["geometry"], [1, 0, 2, 3])
+    return metrics.mean_prediction(
+        tf.map_fn(of_view, views, parallel_iterations=1, fn_output_signature=tf.float32), task=task
+    )
+
+
 def evaluation_window(
     *, strategy: tf.distribute.Strategy, model: keras.Model, task: str, loss: Loss, rendering: Rendering
 ) -> Callable:
@@ -154,8 +177,9 @@ def evaluation_window(
     """
     nothing = metrics.zeros(model.output_shape[-1], task=task)
 
+    @PLAIN
     def sums(batch):
-        logits = model(rendering.images(batch), training=False)
+        logits = predictions(batch, model, rendering, task=task)
         losses = loss(batch["label"], logits)
         arrays = batch["label"], batch["weight"], logits, losses
         return metrics.batch_sums(*arrays, task=task, replaced=batch.get("replaced"))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from data import inspection, order, packing, pipeline, sources
-from data.augment import apply, geometry
+from data.augment import geometry
+from data.augment.apply import Rendering
 from data.augment.policy import Policy
 from data.decode import Decoding
 from data.examples import Examples
@@ -28,10 +29,9 @@ POLICY = Policy(
     )
 )
 VIEW = pipeline.View(
-    image_size=8,
+    image_size=(8, 8),
     fit="cover",
     crop=0.9,
-    colour=np.eye(3, 4, dtype=np.float32),
     decoding=Decoding(9),
     capacity=HEIGHT * WIDTH,
 )
@@ -105,7 +105,6 @@ class TestTraining:
             "canvas": ((4, HEIGHT * WIDTH * 3), "uint8"),
             "size": ((4, 2), "int32"),
             "geometry": ((4, 3, 3), "float32"),
-            "colour": ((4, 3, 4), "float32"),
             "label": ((4,), "int32"),
             "weight": ((4,), "float32"),
             "position": ((4,), "int64"),
@@ -121,18 +120,17 @@ class TestTraining:
         np.testing.assert_array_equal(stream["label"], memory.labels[rows.numpy()])
         np.testing.assert_array_equal(stream["weight"], memory.weights[rows.numpy()])
         np.testing.assert_array_equal(stream["size"], [[HEIGHT, WIDTH]] * 96)
-        np.testing.assert_array_equal(stream["colour"], np.broadcast_to(VIEW.colour, (96, 3, 4)))
 
     def test_the_geometry_is_the_fit_times_what_the_policy_drew(self, stream):
-        drawn = POLICY.matrices(tf.range(96, dtype=tf.int64), seed=SEED, image_size=8).numpy()
-        fitted = geometry.fit(tf.constant(stream["size"]), image_size=8, rule="cover", crop=0.9).numpy()
+        drawn = POLICY.draw(tf.range(96, dtype=tf.int64), seed=SEED, size=(8, 8)).geometry.numpy()
+        fitted = geometry.fit(tf.constant(stream["size"]), image_size=(8, 8), rule="cover", crop=0.9).numpy()
         # One rounding to float32, and that of the product in float64 which is far below it.
         np.testing.assert_allclose(stream["geometry"], fitted @ drawn, rtol=2.0**-23, atol=1e-12)
         assert len(np.unique(stream["geometry"], axis=0)) == 96
 
     def test_without_a_policy_only_the_fit_is_left(self, memory):
         plain = training(memory, batch=4, count=8, policy=Policy())
-        fitted = geometry.fit(tf.constant(plain["size"]), image_size=8, rule="cover", crop=0.9)
+        fitted = geometry.fit(tf.constant(plain["size"]), image_size=(8, 8), rule="cover", crop=0.9)
         np.testing.assert_array_equal(plain["geometry"], tf.cast(fitted, tf.float32).numpy())
 
     @pytest.mark.parametrize("batch", [1, 3, 4, 8, 32])
@@ -329,7 +327,7 @@ class TestEvaluation:
 
     def test_nothing_is_augmented(self, memory):
         found = evaluation(memory, batch=8)
-        fitted = geometry.fit(tf.constant([[HEIGHT, WIDTH]]), image_size=8, rule="cover", crop=0.9)
+        fitted = geometry.fit(tf.constant([[HEIGHT, WIDTH]]), image_size=(8, 8), rule="cover", crop=0.9)
         np.testing.assert_array_equal(
             found["geometry"], np.broadcast_to(tf.cast(fitted, tf.float32).numpy(), (len(found["label"]), 3, 3))
         )
@@ -357,17 +355,14 @@ def test_a_photo_is_shown_upright_whatever_its_exif_orientation(tmp_path, orient
     assert found.orientations.tolist() == [orientation, orientation]
     side = max(expected.shape)
     view = pipeline.View(
-        image_size=side,
+        image_size=(side, side),
         fit="contain",
         crop=1.0,
-        colour=np.eye(3, 4, dtype=np.float32),
         decoding=Decoding(12),
         capacity=240,
     )
     batch = next(iter(pipeline.evaluation_batches(found, batch=2, view=view)))
-    shown = apply.render(
-        *(batch[name] for name in ("canvas", "size", "geometry", "colour")), image_size=side, fill="constant"
-    )
+    shown = Rendering(size=(side, side), fill="constant").images(batch)
     top, left = ((side - length) // 2 for length in expected.shape[:2])
     inner = shown[0, top : top + expected.shape[0], left : left + expected.shape[1]]
     np.testing.assert_array_equal(inner, expected)

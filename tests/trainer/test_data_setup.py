@@ -142,6 +142,41 @@ class TestStores:
             opened(f"data_dir = {str(root)!r}", binding, "image_size = 8", folder="second")
 
 
+FROM_FILES = (
+    "cropping/policy.operations = [@random_resized_crop()]",
+    "random_resized_crop.pixels = 'decode'",
+    "head/stage.policy = @cropping/policy()",
+)
+
+
+class TestCropsFromFiles:
+    """A stage whose policy crops out of the files at full resolution."""
+
+    def test_auto_makes_no_store(self, root, opened, tmp_path):
+        assert opened(f"data_dir = {str(root)!r}", *FROM_FILES).examples.store is None
+        assert opened(f"data_dir = {str(root)!r}", *FROM_FILES, resuming=True).examples.store is None
+        assert not (tmp_path / "run" / "store").exists()
+
+    def test_from_the_canvas_they_leave_the_store(self, root, opened):
+        bindings = [*FROM_FILES, "random_resized_crop.pixels = 'canvas'"]
+        assert opened(f"data_dir = {str(root)!r}", *bindings).examples.store is not None
+
+    @pytest.mark.parametrize(
+        "bindings, culprit",
+        [
+            (["train.store = '{tmp}/store'"], "{tmp}/store"),
+            (["train.source = @pictures_one_by_one", "pictures_one_by_one.root = '{root}'"], "pictures"),
+            (["train.source = @synthetic", "synthetic.examples = 20"], "in memory"),
+        ],
+    )
+    def test_without_files_they_are_refused(self, root, opened, tmp_path, complaint, bindings, culprit):
+        places = {"tmp": tmp_path, "root": root}
+        filled = [binding.format(**places) for binding in bindings]
+        with complaint(culprit.format(**places), "random_resized_crop.pixels = 'canvas'"):
+            opened(f"data_dir = {str(root)!r}", *FROM_FILES, *filled)
+        assert not (tmp_path / "store").exists()
+
+
 class TestStreams:
     def test_become_a_table_like_that_of_the_folder(self, root, opened):
         streamed = opened("train.source = @pictures_one_by_one", f"pictures_one_by_one.root = {str(root)!r}")

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from data import pipeline, sources
 from data.augment import geometry
+from data.augment.apply import Rendering, as_rows
 from data.augment.colour import normalisation
 from data.augment.policy import Policy
 from data.decode import Decoding
@@ -19,10 +20,11 @@ from trainer.losses import cross_entropy
 from trainer.optimization import optimizers
 from trainer.optimization.loss_scale import LARGEST, LossScale
 from trainer.optimization.optimizers import Optimizer
-from trainer.step import Rendering, evaluation_window, train_window
+from trainer.step import evaluation_window, train_window
 
 SIZE, CLASSES, BATCH = 16, 4, 16
 EXAMPLES = sources.synthetic(examples=50, height=SIZE, width=SIZE, classes=CLASSES)
+POLICY = Policy((geometry.rotation(degrees=20), geometry.flip()))
 
 
 @dataclasses.dataclass
@@ -63,7 +65,7 @@ def small_model(*, regularised=False):
 def set_up(
     replicas, *, rule=None, precision="float32", clip_norm=0.5, task="single_label", loss=None, examples=EXAMPLES,
     make_model=small_model, trains=lambda name: True, patience=2000,
-    change=lambda element: element,
+    change=lambda element: element, policy=POLICY,
 ):  # fmt: skip
     strategy = devices.set_up(f"cpu:{replicas}")
     keras.utils.set_random_seed(3)
@@ -81,13 +83,13 @@ def set_up(
     window = train_window(
         strategy=strategy, model=model, variables=variables, moving_statistics=moving, optimizer=optimizer,
         loss_scale=loss_scale, step=step, task=task, loss=loss or cross_entropy(), clip_norm=clip_norm,
-        rendering=Rendering(image_size=SIZE), length=20,
+        rendering=dataclasses.replace(RENDERING, program=policy.program), length=20,
     )  # fmt: skip
     batches = iter(
         strategy.distribute_datasets_from_function(
             lambda context: pipeline.train_batches(
                 examples, order=shuffled(examples), start=0, batch=BATCH // replicas, seed=5,
-                policy=Policy((geometry.rotation(degrees=20), geometry.flip())), view=VIEW,
+                policy=policy, view=VIEW,
             ).map(change)
         )
     )  # fmt: skip
@@ -98,8 +100,9 @@ def shuffled(examples: Examples) -> Order:
     return Order.of(examples, factors=examples.repeats, seed=5)
 
 
+RENDERING = Rendering(size=(SIZE, SIZE), colour=as_rows(normalisation(mean=127.5, scale=127.5)))
 VIEW = pipeline.View(
-    image_size=SIZE, fit="stretch", crop=1.0, colour=normalisation(mean=127.5, scale=127.5), decoding=Decoding(SIZE),
+    image_size=(SIZE, SIZE), fit="stretch", crop=1.0, decoding=Decoding(SIZE),
     capacity=SIZE * SIZE,
 )  # fmt: skip
 
@@ -134,11 +137,10 @@ def test_gradients_are_those_of_the_weighted_mean_over_the_global_batch():
         results[replicas] = {name: before[name] - after for name, after in setup.weights().items()}
 
     reference = set_up(1)
-    policy = Policy((geometry.rotation(degrees=20), geometry.flip()))
-    arguments = {"start": 0, "batch": BATCH, "seed": 5, "policy": policy, "view": VIEW}
+    arguments = {"start": 0, "batch": BATCH, "seed": 5, "policy": POLICY, "view": VIEW}
     batch = next(iter(pipeline.train_batches(weighted, order=shuffled(weighted), **arguments)))
     with tf.GradientTape() as tape:
-        logits = reference.model(Rendering(image_size=SIZE).images(batch))
+        logits = reference.model(RENDERING.images(batch))
         losses = keras.losses.sparse_categorical_crossentropy(batch["label"], logits, from_logits=True)
         loss = tf.reduce_sum(losses * batch["weight"]) / tf.reduce_sum(batch["weight"])
     gradients = tape.gradient(loss, [variable.value for variable in reference.variables.values()])
@@ -189,7 +191,7 @@ def test_a_skipped_step_leaves_the_moving_statistics_as_they_were(replicas):
     def overflow(element):
         """Pixels of the first step's second half that float16 cannot hold: the statistics turn NaN."""
         hit = tf.reduce_any(element["position"] == BATCH // 2)
-        return element | {"colour": tf.where(hit, element["colour"] * 1e6, element["colour"])}
+        return element | {"image": RENDERING.images(element) * tf.where(hit, 1e6, 1.0)}
 
     setup = set_up(replicas, precision="mixed_float16", make_model=normalised_model, change=overflow)
     statistics = [v for v in setup.model.variables if "moving" in v.path]
@@ -330,7 +332,7 @@ def test_evaluation_counts_each_example_once(replicas, examples):
     part = EXAMPLES.take(np.arange(examples))
     evaluate = evaluation_window(
         strategy=setup.strategy, model=setup.model, task="single_label", loss=cross_entropy(),
-        rendering=Rendering(image_size=SIZE),
+        rendering=RENDERING,
     )  # fmt: skip
     batch = 4
     batches = iter(

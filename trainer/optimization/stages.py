@@ -7,6 +7,7 @@ import gin
 import numpy as np
 
 from data import durations
+from data.augment.policy import Policy
 from data.durations import Duration
 from data.errors import UserError
 from trainer.models.freeze import BATCHNORM_MODES
@@ -22,10 +23,18 @@ class Stage:
     trains: tuple[str, ...]
     schedule: Schedule
     batchnorm: str | None
+    policy: Policy | None = None
 
 
 @gin.configurable
-def stage(*, length: Duration, trains: Sequence[str] | str, schedule: Schedule, batchnorm: str | None = None) -> Stage:
+def stage(
+    *,
+    length: Duration,
+    trains: Sequence[str] | str,
+    schedule: Schedule,
+    batchnorm: str | None = None,
+    policy: Policy | None = None,
+) -> Stage:
     """A part of training with its own trainable set. Named by its gin scope: `head/stage.length = (3, 'epochs')`.
 
     Args:
@@ -33,6 +42,7 @@ def stage(*, length: Duration, trains: Sequence[str] | str, schedule: Schedule, 
         trains: patterns, see `trainer.models.freeze.choose`.
         schedule: `@constant_rate()`, `@linear_decay()`, `@cosine()`, or an own function.
         batchnorm: `frozen` or `train` in the backbone; None: frozen where the backbone is pre-trained.
+        policy: what augments its images; None: train.policy.
     """
     name = gin.current_scope_str() or "stage"
     if batchnorm not in (None, *BATCHNORM_MODES):
@@ -50,7 +60,13 @@ def stage(*, length: Duration, trains: Sequence[str] | str, schedule: Schedule, 
             expected="head, backbone, all, last N blocks, regular expressions, or a list of these",
             do=f"for example {name}/stage.trains = ['head', 'last 3 blocks']",
         )
-    return Stage(name=name, length=length, trains=tuple(patterns), schedule=schedule, batchnorm=batchnorm)
+    if policy is not None and not isinstance(policy, Policy):
+        raise UserError(
+            f"policy = {policy!r}", where=f"gin binding {name}/stage.policy", expected="@policy()", do="correct it"
+        )
+    return Stage(
+        name=name, length=length, trains=tuple(patterns), schedule=schedule, batchnorm=batchnorm, policy=policy
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

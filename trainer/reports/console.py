@@ -126,13 +126,23 @@ class Console:
             table.add_row(row["name"], f"{row['images_per_second']:.1f}", f"{row['ratio']:.2f} x", spread)
         self._rich.print(table)
 
-    def costs(self, title: str, rows: Sequence[dict]) -> None:
+    def costs(self, title: str, rows: Sequence[dict], *, against: str = "decoding") -> None:
         """The rows of `trainer.input_benchmark.compare`."""
-        table = Table("", "images/s", "CPU ms an image", "against decoding", "over the rounds", title=title)
+        table = Table("", "images/s", "CPU ms an image", f"against {against}", "over the rounds", title=title)
         for row in rows:
             spread = f"{row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}"
             figures = (f"{row['images_per_second']:.0f}", f"{row['cpu_ms']:.2f}", f"{row['ratio']:.2f} x")
             table.add_row(row["name"], *figures, spread)
+        self._rich.print(table)
+
+    def times_as_fast(self, rows: Sequence[dict]) -> None:
+        """The rows of `trainer.augment_benchmark.compare`."""
+        table = Table("", "against", "times as fast", "over the rounds", "at least")
+        for row in rows:
+            by = {"wall": "on the clock", "cpu": "per CPU second"}[row["measure"]]
+            spread = f"{row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}"
+            figures = (f"{row['ratio']:.2f} {by}", spread, f"{row['wanted']:.2f}")
+            table.add_row(row["name"], row["against"], *figures)
         self._rich.print(table)
 
     def results(self, summary: dict, workdir: Path) -> None:

@@ -52,9 +52,7 @@ def test_a_stream_starts_over_in_the_same_order(same_set, kind: str):
 @pytest.mark.parametrize("packed", [False, True])
 def test_every_position_of_the_stream_shows_the_same_pixels_whatever_the_source(same_set, tmp_path, packed: bool):
     """Three epochs and a bit, augmented; tables are sorted by name, as a session does it."""
-    view = pipeline.View(
-        image_size=8, fit="cover", crop=1.0, colour=np.eye(3, 4, dtype=np.float32), decoding=Decoding(8), capacity=80
-    )
+    view = pipeline.View(image_size=(8, 8), fit="cover", crop=1.0, decoding=Decoding(8), capacity=80)
     policy = Policy((geometry.rotation(degrees=30), geometry.flip()))
     seen = {}
     for kind, source in same_set.items():

@@ -13,6 +13,7 @@ import skimage.data
 import skimage.io
 import tensorflow as tf
 
+from data.augment.apply import Rendering, as_rows
 from data.decode import Decoding
 from data.errors import UserError
 from data.examples import Examples
@@ -20,7 +21,6 @@ from data.pipeline import View, evaluation_batches
 from trainer.models import backbones, lite0
 from trainer.models.lite0 import build_lite0, load_lite0_imagenet
 from trainer.models.torch_file import read_torch_state
-from trainer.step import Rendering
 
 ESPRESSO = 967
 
@@ -44,15 +44,15 @@ def for_imagenet(path: Path) -> tf.Tensor:
         names=[path.name.encode()], labels=[0], class_names=["?"], root=str(path.parent), stated_split=[-1]
     )
     view = View(
-        image_size=224,
+        image_size=(224, 224),
         fit="cover",
         crop=0.875,
-        colour=backbones.find("efficientnet_lite0").colour,
         decoding=Decoding(256),
         capacity=height * width,
     )
     batch = next(iter(evaluation_batches(example, batch=1, view=view)))
-    return Rendering(image_size=224, samples=2).images(batch)
+    colour = as_rows(backbones.find("efficientnet_lite0").colour)
+    return Rendering(size=(224, 224), colour=colour, samples=2).images(batch)
 
 
 class TestTheImageNetWeights:
