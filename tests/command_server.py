@@ -45,7 +45,7 @@ def wait(pid: int, seconds: float) -> int:
 
 
 def serve() -> None:
-    for script in ("train", "evaluate", "audit"):
+    for script in ("train", "evaluate", "audit", "predict", "preview"):
         importlib.import_module(f"scripts.{script}")
     for line in sys.stdin:
         request = json.loads(line)
