@@ -53,6 +53,7 @@ def train_window(
     """
     names = list(variables)
     values = [variables[name].value for name in names]
+    loss = with_control_flow(loss)
     clock = (lambda: tf.numpy_function(time.time, [], tf.float64)) if deterministic else tf.timestamp
     statistics = [variable.value for variable in moving_statistics]
     running = metrics.running(task)
@@ -134,6 +135,11 @@ def train_window(
     return tf.function(window)
 
 
+def with_control_flow(loss: Loss) -> Loss:
+    """A loss of one's own, which names no tasks, may have a Python `if` or `for` over tensors: it is rewritten."""
+    return loss if hasattr(loss, "tasks") else tf.function(loss)
+
+
 def weighted(batch: dict[str, tf.Tensor], values: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     """[B] values of labels times weight; where examples are mixed, each label counts by the share that it has.
 
@@ -175,7 +181,7 @@ def evaluation_window(
     Returns:
         function (iterator of distributed batches, steps scalar int32) -> sums of `trainer.metrics.batch_sums`.
     """
-    nothing = metrics.zeros(model.output_shape[-1], task=task)
+    nothing, loss = metrics.zeros(model.output_shape[-1], task=task), with_control_flow(loss)
 
     @PLAIN
     def sums(batch):

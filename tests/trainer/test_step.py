@@ -325,6 +325,28 @@ def test_windows_of_any_length_give_the_same_bits_and_one_trace():
     assert pieces.window.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_loss_of_ones_own_may_have_an_if_over_tensors(replicas):
+    usual = cross_entropy()
+
+    def own(labels, logits):
+        losses = usual(labels, logits)
+        if tf.reduce_sum(losses) > 0:
+            losses = losses * 2
+        return losses
+
+    doubled, plain = set_up(replicas, loss=own), set_up(replicas, loss=usual)
+    # A factor of two is exact, also in the sums.
+    np.testing.assert_array_equal(doubled.train(1)["loss"], 2 * plain.train(1)["loss"])
+    evaluate = evaluation_window(
+        strategy=doubled.strategy, model=doubled.model, task="single_label", loss=own, rendering=RENDERING
+    )
+    batches = doubled.strategy.distribute_datasets_from_function(
+        lambda context: pipeline.evaluation_batches(EXAMPLES.take(np.arange(4)), batch=4, replicas=replicas, view=VIEW)
+    )
+    assert np.isfinite(evaluate(iter(batches), tf.constant(1))["loss"].numpy())
+
+
 @pytest.mark.parametrize("replicas", [1, 2, 4])
 @pytest.mark.parametrize("examples", [1, 7, 50])
 def test_evaluation_counts_each_example_once(replicas, examples):
