@@ -138,9 +138,9 @@ def _cell(value: object) -> object:
 
 
 def _sentence(row: dict) -> str:
-    figures = {name: value for name, value in row.items() if name not in ("name", "class")}
+    classes = [value for column, value in row.items() if column == "class" or column.startswith("class_")]
+    figures = {column: value for column, value in row.items() if column.startswith(("probability", "value_"))}
     if "probability" in figures:
-        classes = (value for name, value in row.items() if name.startswith("class"))
         told = [f"{name} {float(share):.4f}" for name, share in zip(classes, figures.values(), strict=True)]
     else:
         told = [f"{name.split('_', 1)[-1]} {float(value):.4f}" for name, value in figures.items()]
