@@ -84,7 +84,7 @@ def pack(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_foreign(folder)
-        with _owned(folder, say):
+        with owned(folder, say, doing="packing"):
             if (folder / MANIFEST).exists():
                 try:
                     return open_store(folder, source, decoding=decoding)
@@ -147,7 +147,7 @@ def _write(
             do="correct the source",
         )
     total = sum(shard["bytes"] for shard in shards)
-    _write_json(
+    write_json(
         folder / MANIFEST,
         {
             **plan,
@@ -174,7 +174,7 @@ def _settle(folder: Path, plan: dict, *, start_over: bool) -> None:
             do="name another folder, or remove this one",
         )
     _clear(folder)
-    _write_json(folder / PLAN, plan)
+    write_json(folder / PLAN, plan)
 
 
 def _clear(folder: Path) -> None:
@@ -290,13 +290,13 @@ def _write_shard(
 
 
 @contextlib.contextmanager
-def _owned(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One packing at a time: another run that wants the same store waits, and then finds it complete."""
+def owned(folder: Path, say: Callable[[str], None], *, doing: str) -> Iterator[None]:
+    """One process at a time: another run that wants the same store waits, and then finds it complete."""
     with open(folder / STORE_LOCK, "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another process is packing {folder}: waiting for it")
+            say(f"another process is {doing} {folder}: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -331,7 +331,8 @@ def say_bytes(count: int) -> str:
     return f"{size:.3g} {units[0]}" if size < 100 else f"{size:.0f} {units[0]}"
 
 
-def _write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: dict) -> None:
+    """Writes a file whole or not at all."""
     part = path.with_name(f"{path.name}.part")
     with open(part, "w") as file:
         json.dump(value, file, indent=1)

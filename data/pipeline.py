@@ -1,6 +1,7 @@
 """The only place that builds a `tf.data.Dataset`."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from data.augment.operation import Size
 from data.augment.policy import Policy
 from data.decode import Decoding
 from data.examples import Examples
+from data.feature_store import Part
 from data.order import Order
 from data.read_crop import capacity_for, needs_files, read_crop
 
@@ -21,7 +23,13 @@ from data.read_crop import capacity_for, needs_files, read_crop
 ATTEMPTS = 8
 # Batches whose rows and draws are computed in one go: for small arrays TensorFlow's cost is that of the call.
 BLOCK = 8
+# Images decoded in one go: at most; where the host renders them so few that the processor's cache still holds them.
+GROUP, RENDERED_GROUP = 32, 4
+# Of stored features so many batches are gathered in one go.
+FEATURE_BYTES, MOST_TOGETHER = 2**24, 64
 UNCHANGED = Policy()
+# Columns that rendering on the host replaces by `image`.
+MADE_OF = ("canvas", "size", "geometry", "arrays")
 # There is no Python `if` or `for` over tensors here to rewrite, which would take most of the time of a start.
 PLAIN = tf.autograph.experimental.do_not_convert
 
@@ -58,6 +66,7 @@ def train_batches(
     policy: Policy,
     view: View,
     length: int | None = None,
+    rendering: Rendering | None = None,
 ) -> tf.data.Dataset:
     """The endless training stream in batches.
 
@@ -69,12 +78,14 @@ def train_batches(
         batch: examples an element. With R replicas each takes every R-th element.
         seed: of what the policy draws.
         length: positions of the whole training, see `Policy.draw`.
+        rendering: renders the images on the host; None leaves that to the device.
 
     Returns:
         dataset of dict(canvas [batch, capacity * 3] uint8, size [batch, 2] int32, geometry [batch, 3, 3] float32,
         label [batch] int32 or [batch, K] float32, weight [batch] float32, position [batch] int64, example [batch]
         int64, row of the table, replaced [batch] bool); and as far as the policy has them: arrays, a tuple of one
         [batch, ...] float32 for each slot of its program, share [batch] float32, of its own label in a mixed example.
+        Rendered, it has image [batch, H, W, 3] float32 in place of canvas, size, geometry and arrays.
 
     Raises:
         UserError: crops that take their pixels from files, where images come from memory or a store.
@@ -84,18 +95,22 @@ def train_batches(
     def draw(positions):
         return policy.draw(positions, seed=seed, size=view.image_size, length=length).columns()
 
-    def choose(positions):
-        rows = order.rows(positions)[1]
-        return rows if file_crop is None else (rows, draw(positions)["crop"])
-
     if file_crop is not None:
         if examples.root is None or examples.store is not None:
             raise needs_files("images in memory or in a store", where="train.source, train.store")
         room = capacity_for(view.image_size, aspect=file_crop.aspect)
         view = dataclasses.replace(view, capacity=max(view.capacity, room), uniform=False)
-        # Called for the files and for the kernel, but traced once.
-        draw = tf.function(draw, autograph=False)
-    return _batches(examples, choose, draw, first=start // batch, batch=batch, view=view, attempts=ATTEMPTS)
+    return _batches(
+        examples,
+        lambda positions: order.rows(positions)[1],
+        draw,
+        first=start // batch,
+        batch=batch,
+        view=view,
+        attempts=ATTEMPTS,
+        crop_files=file_crop is not None,
+        rendering=rendering,
+    )
 
 
 @PLAIN
@@ -154,45 +169,41 @@ def _batches(
     batch: int,
     view: View,
     attempts: int,
+    crop_files: bool = False,
+    rendering: Rendering | None = None,
 ) -> tf.data.Dataset:
-    """Positions -> rows -> canvases, beside positions -> what is drawn for them; joined batch by batch, without end.
+    """Positions -> rows and what is drawn for them -> canvases and matrices, without end.
 
     Args:
-        choose: [M] int64 positions -> [M] int64 rows of the table; where crops come from files, beside [M, 24] float64.
+        choose: [M] int64 positions -> [M] int64 rows of the table.
         draw: [M] int64 positions -> geometry [M, 3, 3] or [M, V, 3, 3] float64, arrays, and perhaps crop and share.
         first: number of the batch to begin with.
+        crop_files: whether the crops that are drawn are decoded out of the files.
     """
     labels, weights = tf.constant(examples.labels), tf.constant(examples.weights)
     orientations = tf.constant(examples.orientations)
+    full = view.capacity * 3
+    group = batch
+    if examples.store is None and examples.pixels is not None:
+        read = _in_memory(examples)
+    elif examples.store is not None and examples.store.length == full:
+        read = _stored_equal(examples, full)
+    else:
+        group = _divisor(batch, GROUP if rendering is None else RENDERED_GROUP)
+        read = _stored(examples, view) if examples.store is not None else _decoded(examples, view, attempts)
 
     def block(index):
         return (first + index * BLOCK) * batch + tf.range(BLOCK * batch, dtype=tf.int64)
 
-    def by_batch(columns):
-        return tf.nest.map_structure(lambda column: tf.reshape(column, [BLOCK, batch, *column.shape[1:]]), columns)
+    def by_group(columns):
+        shape = [BLOCK * batch // group, group]
+        return tf.nest.map_structure(lambda column: tf.reshape(column, [*shape, *column.shape[1:]]), columns)
 
     blocks = tf.data.Dataset.range(np.iinfo(np.int64).max // (BLOCK * batch) - first).map(block)
-    drawn = blocks.map(lambda positions: by_batch((positions, draw(positions)))).unbatch()
-    rows = blocks.map(choose)
-    full = view.capacity * 3
-    if examples.store is None and examples.pixels is not None:
-        together = _in_memory(examples)
-    else:
-        together = _stored_equal(examples, full) if examples.store and examples.store.length == full else None
-    if together is not None:
-        found = rows.map(by_batch).unbatch().map(together, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    else:
-        read = _stored(examples) if examples.store is not None else _decoded(examples, view, attempts)
-        each = rows.unbatch().map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        if view.uniform:
-            found = each.batch(batch, drop_remainder=True)
-        else:
-            shapes = ([], [], [full], [2], [3, 3])[: len(each.element_spec)]
-            found = each.padded_batch(batch, padded_shapes=shapes, drop_remainder=True)
+    groups = blocks.map(lambda positions: by_group((positions, choose(positions), draw(positions)))).unbatch()
 
-    def join(drawing, image):
-        position, augmentation = drawing
-        row, shown, canvas, size, *from_file = image
+    def element(position, rows, augmentation):
+        row, shown, canvas, size, *from_file = read(rows, *([augmentation["crop"]] if crop_files else []))
         source = tf.maximum(shown, 0)
         upright_size, turned = geometry.upright(size, tf.gather(orientations, source))
         fitted = geometry.fit(upright_size, image_size=view.image_size, rule=view.fit, crop=view.crop)
@@ -202,8 +213,8 @@ def _batches(
             from_canvas = turned @ crops.crop_matrix(crop, upright_size, view.image_size)
             seen = tf.where(crops.is_crop(crop)[:, None, None], from_file[0] if from_file else from_canvas, seen)
         drawn_geometry = augmentation["geometry"]
-        element = {
-            "canvas": tf.ensure_shape(canvas, [batch, full]),
+        found = {
+            "canvas": tf.ensure_shape(canvas, [group, full]),
             "size": size,
             "geometry": tf.cast(
                 (seen[:, None] if len(drawn_geometry.shape) > 3 else seen) @ drawn_geometry, tf.float32
@@ -214,29 +225,35 @@ def _batches(
             "example": row,
             "replaced": shown != row,
         }
-        return element | {name: augmentation[name] for name in ("arrays", "share") if name in augmentation}
+        found |= {name: augmentation[name] for name in ("arrays", "share") if name in augmentation}
+        if rendering is None:
+            return found
+        image = rendering.images(found)
+        return {name: column for name, column in found.items() if name not in MADE_OF} | {"image": image}
 
-    batches = tf.data.Dataset.zip(drawn, found).map(join).prefetch(2)
+    batches = groups.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if group < batch:
+
+        def together(column):
+            return tf.reshape(column, [batch, *column.shape[2:]])
+
+        batches = batches.batch(batch // group, drop_remainder=True)
+        batches = batches.map(lambda found: tf.nest.map_structure(together, found))
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.ram_budget = 2**30
-    return batches.with_options(options)
+    # Elements are made in parallel; to cut each one up as well costs more than it brings.
+    options.threading.max_intra_op_parallelism = 1
+    return batches.prefetch(2).with_options(options)
 
 
-@PLAIN
-def rendered(batches: tf.data.Dataset, rendering: Rendering) -> tf.data.Dataset:
-    """The same batches with `image` [batch, H, W, 3] float32, rendered on the host, in place of what it is made of."""
-
-    def render(batch):
-        made_of = ("canvas", "size", "geometry", "arrays")
-        rest = {name: column for name, column in batch.items() if name not in made_of}
-        return rest | {"image": rendering.images(batch)}
-
-    return batches.map(render, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+def _divisor(batch: int, most: int) -> int:
+    """The largest divisor up to `most`; of an even number the largest even one, which keeps pairs together."""
+    return max(size for size in range(1, most + 1) if batch % size == 0 and (size % 2 == 0 or batch % 2))
 
 
-# Row of the table, or [batch] of them -> that row, the one whose image it shows (-1: none), canvas and size; for a row
-# and a crop from its file also [3, 3] float64, pixel of the output -> pixel of the canvas, where it is one.
+# Of [G] rows of the table, or of one: the rows, the ones whose images they show (-1: none), canvases and sizes; given
+# crops out of files too, also [G, 3, 3] float64, pixel of the output -> pixel of the canvas, where the row has one.
 Read = Callable[..., tuple[tf.Tensor, ...]]
 
 
@@ -251,19 +268,24 @@ def _stored_equal(examples: Examples, length: int) -> Read:
     return lambda rows: (rows, rows, *canvases(tf.gather(places, rows)))
 
 
-def _stored(examples: Examples) -> Read:
-    canvas, rows = examples.store.canvases(), tf.constant(examples.store_rows)
-    return lambda row: (row, row, *canvas(tf.gather(rows, row)))
+def _stored(examples: Examples, view: View) -> Read:
+    canvas, places = examples.store.canvases(), tf.constant(examples.store_rows)
+
+    def read(rows):
+        return _each(lambda row: (row, row, *canvas(tf.gather(places, row))), rows, view=view).get_single_element()
+
+    return read
 
 
 def _decoded(examples: Examples, view: View, attempts: int) -> Read:
+    """All files of a group in one go; where one does not decode, each by itself with those that may stand in for it."""
     known = np.full(len(examples), decode.ANY) if examples.kinds is None else examples.kinds
     names, kinds = tf.constant(examples.names), tf.constant(known, tf.int32)
     orientations = tf.constant(examples.orientations)
     root = os.path.join(os.fsencode(examples.root), b"")
     present = tuple(np.unique(known).tolist())
 
-    def read(row, *crop):
+    def decoded(row, *crop):
         path, canvases = root + tf.gather(names, row), {"decoding": view.decoding, "capacity": view.capacity}
 
         def whole():
@@ -276,10 +298,96 @@ def _decoded(examples: Examples, view: View, attempts: int) -> Read:
 
     def first_that_decodes(row, *crop):
         rows = (row + tf.range(min(attempts, len(examples)), dtype=tf.int64)) % len(examples)
-        good = tf.data.Dataset.from_tensor_slices(rows).map(lambda row: read(row, *crop)).ignore_errors()
+        good = tf.data.Dataset.from_tensor_slices(rows).map(lambda row: decoded(row, *crop)).ignore_errors()
         none = tf.constant(-1, tf.int64), tf.zeros([view.capacity * 3], tf.uint8), tf.ones([2], tf.int32)
         placed = [tf.eye(3, dtype=tf.float64)] * len(crop)
         blank = tf.data.Dataset.from_tensors((*none, *placed))
         return row, *good.concatenate(blank).take(1).get_single_element()
 
-    return first_that_decodes
+    def read(rows, *crops):
+        # Nothing to catch for each image: that costs a third of its decoding.
+        good = _each(lambda row, *crop: (row, *decoded(row, *crop)), rows, *crops, view=view).ignore_errors()
+        one_by_one = _each(first_that_decodes, rows, *crops, view=view)
+        return good.concatenate(one_by_one).take(1).get_single_element()
+
+    return read
+
+
+def _each(read: Read, rows: tf.Tensor, *crops: tf.Tensor, view: View) -> tf.data.Dataset:
+    """What `read` gives for each of [G] rows, as one element."""
+    found = tf.data.Dataset.from_tensor_slices((rows, *crops)).map(read)
+    if view.uniform:
+        return found.batch(rows.shape[0], drop_remainder=True)
+    shapes = ([], [], [view.capacity * 3], [2], [3, 3])[: len(found.element_spec)]
+    return found.padded_batch(rows.shape[0], padded_shapes=shapes, drop_remainder=True)
+
+
+@PLAIN
+def feature_batches(examples: Examples, features: Part, *, order: Order, start: int, batch: int) -> tf.data.Dataset:
+    """The endless training stream over stored features: epoch e shows view e mod V of each example.
+
+    Args:
+        features: V * N rows, view after view, each in the order of the table.
+        start: position of the first example, a multiple of `batch`.
+        batch: examples an element. With R replicas each takes every R-th element.
+
+    Returns:
+        dataset of dict(image [batch, ...] float32, the features; label, weight, position and example as `train_batches`
+        gives them). Where the image of an example was broken the next stands in, with its label and weight.
+    """
+    views, stand_ins = features.rows // len(examples), features.stand_ins(len(examples))
+
+    def choose(positions):
+        epochs, rows = order.rows(positions)
+        places = epochs % views * len(examples) + rows
+        shown = places if stand_ins is None else tf.gather(stand_ins, places)
+        return rows, shown, _known(examples, shown % len(examples))
+
+    return _features(features, choose, first=start // batch, batch=batch)
+
+
+@PLAIN
+def feature_evaluation_batches(examples: Examples, features: Part, *, batch: int, replicas: int = 1) -> tf.data.Dataset:
+    """Each example once, from stored features, as `evaluation_batches` gives images.
+
+    Args:
+        features: N rows in the order of the table.
+        batch: examples an element; the number of elements is a multiple of `replicas`.
+
+    Returns:
+        dataset of the same dicts as `feature_batches` gives, and replaced [batch] bool.
+    """
+    broken = np.zeros(len(examples), bool)
+    broken[list(features.broken)] = True
+
+    def choose(positions):
+        rows = tf.minimum(positions, len(examples) - 1)
+        inside, lost = positions < len(examples), tf.gather(broken, rows)
+        known = _known(examples, rows)
+        known["weight"] = tf.where(inside & ~lost, known["weight"], 0.0)
+        return rows, rows, known | {"replaced": inside & lost}
+
+    elements = evaluation_elements(len(examples), batch=batch, replicas=replicas)
+    return _features(features, choose, first=0, batch=batch).take(elements)
+
+
+def _known(examples: Examples, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {"label": tf.gather(examples.labels, rows), "weight": tf.gather(examples.weights, rows)}
+
+
+def _features(features: Part, choose: Callable[[tf.Tensor], tuple], *, first: int, batch: int) -> tf.data.Dataset:
+    """Positions -> rows of the table and of the features, gathered for many batches at once, without end."""
+    read = features.reader()
+    size = batch * math.prod(features.shape) * 4
+    together = min(max(1, FEATURE_BYTES // size), MOST_TOGETHER)
+
+    def block(index):
+        positions = (first + index * together) * batch + tf.range(together * batch, dtype=tf.int64)
+        rows, places, known = choose(positions)
+        element = {"image": read(places), "position": positions, "example": rows, **known}
+        return {name: tf.reshape(column, [together, batch, *column.shape[1:]]) for name, column in element.items()}
+
+    blocks = tf.data.Dataset.range(np.iinfo(np.int64).max // (together * batch) - first).map(block)
+    options = tf.data.Options()
+    options.deterministic = True
+    return blocks.prefetch(2).unbatch().prefetch(2 * together).with_options(options)

@@ -71,9 +71,9 @@ def ours(recipe: Recipe, frozen: Frozen, policy: Policy) -> Iterator[np.ndarray]
     examples, order = data_setup.training_part(recipe, frozen.parts()["train"])
     view = data_setup.view(recipe, frozen)
     arguments = {"order": order, "start": 0, "batch": recipe.batch_size, "seed": recipe.seed, "view": view}
-    batches = pipeline.train_batches(examples, policy=policy, **arguments)
     rendering = Rendering(size=view.image_size, program=policy.program, colour=UNIT)
-    return (batch["image"] for batch in pipeline.rendered(batches, rendering).as_numpy_iterator())
+    batches = pipeline.train_batches(examples, policy=policy, rendering=rendering, **arguments)
+    return (batch["image"] for batch in batches.as_numpy_iterator())
 
 
 def image_data_generator(root: Path, *, size: tuple[int, int], batch: int) -> Iterator[np.ndarray]:

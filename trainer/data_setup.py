@@ -371,9 +371,10 @@ def stream(
 ) -> Iterator:
     """The training batches of every replica from a step of a stage on, in a run of so many steps."""
     policy = training_policy(recipe, stage)
+    on_host = rendering(recipe, policy, samples=recipe.samples) if recipe.placement == "host" else None
 
     def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        found = pipeline.train_batches(
+        return pipeline.train_batches(
             examples,
             order=order,
             start=step * recipe.batch_size,
@@ -382,10 +383,8 @@ def stream(
             policy=policy,
             view=view,
             length=steps * recipe.batch_size,
+            rendering=on_host,
         )
-        if recipe.placement == "device":
-            return found
-        return pipeline.rendered(found, rendering(recipe, policy, samples=recipe.samples))
 
     return iter(strategy.distribute_datasets_from_function(batches))
 

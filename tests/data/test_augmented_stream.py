@@ -53,11 +53,10 @@ def memory() -> Examples:
     return dataclasses.replace(examples, weights=np.arange(1, 24, dtype=np.float32))
 
 
-def batches_of(examples: Examples, chosen: Policy, *, batch: int, start: int = 0) -> tf.data.Dataset:
+def batches_of(examples: Examples, chosen: Policy, *, batch: int, **arguments) -> tf.data.Dataset:
     order = Order.of(examples, factors=examples.repeats, seed=SEED)
-    return pipeline.train_batches(
-        examples, order=order, start=start, batch=batch, seed=SEED, policy=chosen, view=VIEW, length=COUNT
-    )
+    arguments = {"start": 0, "seed": SEED, "view": VIEW, "length": COUNT} | arguments
+    return pipeline.train_batches(examples, order=order, batch=batch, policy=chosen, **arguments)
 
 
 def columns(batches, rendering: Rendering) -> dict[str, np.ndarray]:
@@ -119,8 +118,8 @@ def test_any_number_of_replicas_and_either_placement(memory, everything, renderi
     strategy = devices.set_up(f"cpu:{replicas}")
 
     def share_of(context):
-        found = batches_of(memory, everything, batch=16 // replicas)
-        return pipeline.rendered(found, rendering) if placement == "host" else found
+        on_host = rendering if placement == "host" else None
+        return batches_of(memory, everything, batch=16 // replicas, rendering=on_host)
 
     batches = iter(strategy.distribute_datasets_from_function(share_of))
     render = tf.function(lambda batch: strategy.run(rendering.images, args=(batch,)))
@@ -140,3 +139,5 @@ def test_from_files_and_from_a_store(memory, everything, rendering, stream, tmp_
     for examples in (files, packed):
         found = columns(batches_of(examples, everything, batch=16).take(COUNT // 16), rendering)
         assert_same(found, stream)
+    on_host = columns(batches_of(files, everything, batch=16, rendering=rendering).take(COUNT // 16), rendering)
+    assert_same(on_host, {name: column for name, column in stream.items() if name in on_host})
