@@ -3,13 +3,15 @@
 A rule takes the table of the train split and returns factors: [N] float64. Their sum is the length of an epoch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import gin
 import numpy as np
 
+from data import draws
 from data.errors import UserError
 from data.examples import Examples
+from data.splits import name_hashes
 
 # What float32 holds, with room for a sum.
 LARGEST = 1e30
@@ -114,6 +116,72 @@ def by_class(examples: Examples, *, factors: Mapping[str, float] | None = None) 
         UserError: an unknown class, a factor that is not above 0, a task without classes.
     """
     return natural(examples) * _of_classes(examples, factors, where="by_class.factors")[examples.labels]
+
+
+@gin.configurable
+def replay(
+    examples: Examples,
+    *,
+    old: Sequence[str] | None = None,
+    share: float | None = None,
+    repeats: float = 1.0,
+    seed: int = 0,
+) -> np.ndarray:
+    """A fixed share of the examples of each old class, and all of the new ones, as often as `natural` says.
+
+    For a network that knows the old classes and learns new ones. What is replayed of a class are the examples with the
+    lowest hashes of their names: the same in every epoch and session.
+
+    Args:
+        examples: single_label or binary.
+        old: names of the old classes.
+        share: in 0..1 of the training examples of each old class; at least one example of each unless it is 0.
+        repeats: above 0; how many times as often those few are shown: 1 / share makes up for their number.
+        seed: another seed replays others.
+
+    Returns:
+        [N] float64, at least 0.
+
+    Raises:
+        UserError: an unknown class, a number out of range, a task without classes, or nothing is left to show.
+    """
+    _check_task(examples, where="replay")
+    names = old if isinstance(old, list | tuple) else ()
+    unknown = [name for name in names if name not in examples.class_names]
+    if not names or unknown:
+        raise UserError(
+            f"no class of the name {', '.join(map(repr, unknown))}" if unknown else f"old = {old!r}",
+            where="gin binding replay.old",
+            expected=f"a list of names out of {', '.join(examples.class_names)}",
+            do="name the classes that the network has learned before",
+        )
+    if not (isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1):
+        raise UserError(
+            f"share = {share!r}", where="gin binding replay.share", expected="a number in 0..1", do="correct it"
+        )
+    if not _is_positive(repeats):
+        raise UserError(
+            f"repeats = {repeats!r}",
+            where="gin binding replay.repeats",
+            expected="a finite number above 0",
+            do="correct it",
+        )
+    factors = natural(examples)
+    hashes = name_hashes(examples.names, seed=draws.key(seed, "replay"))
+    for name in names:
+        rows = np.flatnonzero(examples.labels == examples.class_names.index(name))
+        kept = max(1, round(share * len(rows))) if share else 0
+        first = rows[np.argsort(hashes[rows], kind="stable")]
+        factors[first[:kept]] *= repeats
+        factors[first[kept:]] = 0
+    if not factors.any():
+        raise UserError(
+            f"no example is left to show: all of {len(examples)} belong to old classes",
+            where="gin bindings replay.old, replay.share",
+            expected="training examples of new classes, or a share above 0",
+            do="name only the old classes",
+        )
+    return factors
 
 
 def class_weights(examples: Examples, weights: str | Mapping[str, float]) -> np.ndarray:

@@ -6,6 +6,8 @@ python scripts/benchmark.py --part=input --gin_file=configs/extend.gin --gin_par
     the input pipeline, from files and from a store, against reading and decoding alone
 python scripts/benchmark.py --part=augment --gin_file=configs/extend.gin --gin_param="data_dir = 'photos'"
     files and stores to augmented float batches, against ImageDataGenerator, Keras' layers and OpenCV
+python scripts/benchmark.py --part=features --gin_file=configs/features.gin --gin_param="data_dir = 'photos'"
+    head and last blocks on stored features against keras fit through the frozen layers; what the heads then know
 python scripts/benchmark.py --part=table
     seconds and memory of tables of a million rows
 """
@@ -24,7 +26,15 @@ from data.errors import UserError
 from data.examples import Examples, Stream
 from data.frozen import Frozen
 from data.inspection import Inspection
-from trainer import augment_benchmark, benchmark, data_setup, devices, input_benchmark, table_benchmark
+from trainer import (
+    augment_benchmark,
+    benchmark,
+    data_setup,
+    devices,
+    feature_benchmark,
+    input_benchmark,
+    table_benchmark,
+)
 from trainer.recipe import Recipe
 from trainer.reports import environment
 from trainer.reports.console import Console
@@ -55,7 +65,8 @@ def main() -> int:
             do="--gin_file=configs/benchmark.gin",
         )
     console = Console()
-    figures = {"loop": _loop, "input": _input, "augment": _augment}[flags.FLAGS.part](recipe, source, strategy, console)
+    parts = {"loop": _loop, "input": _input, "augment": _augment, "features": _features}
+    figures = parts[flags.FLAGS.part](recipe, source, strategy, console)
     if flags.FLAGS.output:
         facts = environment.describe(strategy, project=launch.PROJECT, precision=recipe.precision)
         write_json(Path(flags.FLAGS.output), {**figures, "environment": facts})
@@ -130,21 +141,47 @@ def _augment(recipe: Recipe, examples: Examples, strategy: tf.distribute.Strateg
     return {"title": title, "rows": rows, "ratios": ratios}
 
 
+def _features(recipe: Recipe, examples: Examples, strategy: tf.distribute.Strategy, console: Console) -> dict:
+    if recipe.features is None:
+        raise UserError(
+            "the recipe stores no features",
+            where="gin binding train.features",
+            expected="@features()",
+            do="--gin_file=configs/features.gin",
+        )
+    frozen = feature_benchmark.photos(recipe, examples, count=flags.FLAGS.images)
+    rows, known = [], {}
+    with tempfile.TemporaryDirectory(prefix="onward-features-") as folder:
+        for name in feature_benchmark.TRAINED:
+            where = {"strategy": strategy, "console": console, "folder": Path(folder) / name}
+            bench = feature_benchmark.Bench(recipe, frozen, name=name, **where)
+            rounds, images = bench.rounds()
+            measured = benchmark.rates(rounds, images=images, repeats=flags.FLAGS.repeats, report=console.say)
+            rows.append(feature_benchmark.ratio(measured, name=name))
+            if name == "head":
+                fresh = feature_benchmark.Bench(recipe, frozen, name=name, **where)
+                known = fresh.accuracies(flags.FLAGS.epochs)
+    console.times_as_fast(rows)
+    told = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in known.items())
+    console.say(f"test accuracy of the head after {flags.FLAGS.epochs} epochs of the same batches: {told}")
+    return {"rows": rows, "accuracy": known}
+
+
 def run() -> None:
     """Entry point of `onward-benchmark`."""
     launch.define_flags()
     flags.DEFINE_enum(
         "part",
         "loop",
-        ["loop", "input", "augment", "table"],
-        "The training loop, the input pipeline, augmentation, or large tables.",
+        ["loop", "input", "augment", "features", "table"],
+        "The training loop, the input pipeline, augmentation, training on features, or large tables.",
     )
     flags.DEFINE_integer("repeats", 5, "Measurements of each contestant.", lower_bound=1)
     flags.DEFINE_integer(
-        "images", 1000, "JPEG files that a round of --part=input or augment goes through.", lower_bound=1
+        "images", 1000, "Images of --part=features; JPEG files that a round of input or augment takes.", lower_bound=1
     )
     flags.DEFINE_integer("rows", 1_000_000, "Rows of the tables of --part=table.", lower_bound=1000)
-    flags.DEFINE_integer("epochs", 20, "Epochs of --part=input over which memory is watched.", lower_bound=2)
+    flags.DEFINE_integer("epochs", 20, "Epochs that --part=input is watched, or heads train.", lower_bound=2)
     flags.DEFINE_string("output", None, "JSON file for the figures.")
     launch.run(main)
 

@@ -6,6 +6,7 @@ python scripts/evaluate.py --workdir=runs/photos --split=test --checkpoint=best
 from trainer import launch  # isort: skip  (quietens TensorFlow's log before it is imported)
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,13 @@ def main() -> int:
     launch.parse_gin([*(flags.FLAGS.gin_file or [str(workdir.config)])], flags.FLAGS.gin_param)
     recipe = launch.call(Recipe)
     prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint)
+    group = checkpoints.weights_group(prefix, flags.FLAGS.weights)
     console = Console()
     # Before the data: TensorFlow cannot change its devices once something has used them.
     strategy = devices.set_up(flags.FLAGS.devices)
     frozen = data_setup.open_data(recipe, workdir, console, resuming=True)
     task, names = frozen.examples.task, frozen.examples.class_names
-    loss = launch.call(losses.chosen, recipe.loss, task)
+    loss = launch.call(partial(losses.chosen, outputs=frozen.examples.outputs), recipe.loss, task)
     parts = frozen.parts()
     # The rule still takes its bindings, which are part of every config.
     launch.call(recipe.sampling, parts["train"])
@@ -48,7 +50,7 @@ def main() -> int:
         architecture = dataclasses.replace(recipe.model, pretrained=None)
         outputs = frozen.examples.outputs
         network = architecture.build(image_size=recipe.image_size, classes=outputs, precision=recipe.precision)
-    checkpoints.restore_group(prefix, "model", network.values())
+    checkpoints.restore_group(prefix, group, network.values())
 
     view = data_setup.view(recipe, frozen)
     evaluator = Evaluator(recipe, network, view, strategy=strategy, task=task, loss=loss)
@@ -92,6 +94,7 @@ def run() -> None:
     launch.define_flags()
     flags.DEFINE_string("split", None, "train, validation or test; by default test, else validation.")
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
+    flags.DEFINE_string("weights", None, "raw, or ema, their moving average; by default that where there is one.")
     flags.DEFINE_string("output", None, "JSON file for the figures, those of each class, and the confusion matrix.")
     launch.run(main)
 

@@ -38,6 +38,7 @@ def main(paths: Sequence[str]) -> int:
     meaning = prediction.Meaning.of(workdir)
     answers = prediction.Answers(meaning, top_k=flags.FLAGS.top_k, threshold=flags.FLAGS.threshold)
     prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint)
+    group = checkpoints.weights_group(prefix, flags.FLAGS.weights)
     if not paths:
         raise UserError("no image is named", where="command line", expected="files or folders", do="name some")
     console = Console()
@@ -53,7 +54,7 @@ def main(paths: Sequence[str]) -> int:
             network = architecture.build(
                 image_size=recipe.image_size, classes=meaning.outputs, precision=recipe.precision
             )
-        checkpoints.restore_group(prefix, "model", network.values())
+        checkpoints.restore_group(prefix, group, network.values())
         view = data_setup.view(recipe, table)
         said = prediction.predict(recipe, network, table.examples, view, strategy=strategy, task=meaning.task)
         report, done = console.count("predicting", len(table.examples)), 0
@@ -74,13 +75,7 @@ def main(paths: Sequence[str]) -> int:
 
 def _recipe(workdir: Workdir) -> Recipe:
     """The recipe of the session; what it says of its data is of no use here, what the command line says has to be."""
-    files = flags.FLAGS.gin_file or [str(workdir.config)]
-    launch.parse_gin(files, [])
-    idle = launch.bindings()
-    launch.parse_gin(files, flags.FLAGS.gin_param)
-    recipe = launch.call(Recipe)
-    launch.check_consumed(but=idle)
-    return recipe
+    return launch.session_recipe(flags.FLAGS.gin_file or [str(workdir.config)], flags.FLAGS.gin_param, Recipe)
 
 
 def _tell(images: dict[str, str], console: Console) -> None:
@@ -152,6 +147,7 @@ def run() -> None:
     """Entry point of `onward-predict`."""
     launch.define_flags()
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
+    flags.DEFINE_string("weights", None, "raw, or ema, their moving average; by default that where there is one.")
     flags.DEFINE_string("output", None, "File for the predictions, .csv or .jsonl; by default they are printed.")
     flags.DEFINE_integer("top_k", None, "Classes an image, the most probable ones first; by default 1.")
     flags.DEFINE_float("threshold", None, "Of binary and multi-label: probability above which a class is predicted.")

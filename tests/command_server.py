@@ -45,7 +45,7 @@ def wait(pid: int, seconds: float) -> int:
 
 
 def serve() -> None:
-    for script in ("train", "evaluate", "audit", "predict", "preview"):
+    for script in ("train", "evaluate", "audit", "predict", "preview", "export"):
         importlib.import_module(f"scripts.{script}")
     for line in sys.stdin:
         request = json.loads(line)

@@ -73,6 +73,10 @@ CASES = {
         ("{tmp}/other.weights.h5", "'convnet'", "none was loaded"),
         bindings=("model.weights = '{tmp}/other.weights.h5'",), harm=weights_of_something_else,
     ),
+    "the weights to begin with are of another model": Case(
+        ("{tmp}/other.weights.h5", "0 of 15 variables", "none was loaded"),
+        flags=("--init_from={tmp}/other.weights.h5",), harm=weights_of_something_else,
+    ),
     "there are no such weights": Case(("convnet", "model.weights"), bindings=("model.weights = 'imagenet'",)),
     "the batch does not divide": Case(
         ("batch of 9", "2 replicas", "batch_size = 10"), bindings=("batch_size = 9",), flags=("--devices=cpu:2",)
@@ -96,6 +100,16 @@ CASES = {
         ("'hedd'", "head/head_logits", "head/stage.trains"), bindings=("head/stage.trains = 'hedd'",)
     ),
     "nothing trains": Case(("nothing trains",), bindings=("head/stage.trains = []",)),
+    "a factor is for nothing that trains": Case(
+        ("'backbone'", "head/stage.factors"), bindings=("head/stage.factors = [('backbone', 0.1)]",)
+    ),
+    "two stages have one name": Case(
+        ("['head', 'head']", "train.stages"), bindings=("train.stages = [@head/stage(), @head/stage()]",)
+    ),
+    "a head cannot take the size of a stage": Case(
+        ("16 x 16 does not work for 24 x 24", "head/stage.image_size"),
+        bindings=("model.head = @mlp()", "mlp.hidden = [4]", "head/stage.image_size = 24"),
+    ),
     "a learning rate is a word": Case(("schedule of the stage head",), bindings=("learning_rate = 'fast'",)),
     "a batch is empty": Case(("train.batch_size = 0",), bindings=("batch_size = 0",)),
     "a binding is unknown": Case(("'windo'", "did you mean window"), bindings=("train.windo = 3",)),

@@ -74,11 +74,13 @@ def keras_fit(recipe: Recipe, examples: Examples, *, steps_per_execution: int, j
     return run
 
 
-def rates(rounds: dict[str, Round], *, images: int, repeats: int, report: Callable[[str], None]) -> dict[str, list]:
+def rates(
+    rounds: dict[str, Round], *, images: int | dict[str, int], repeats: int, report: Callable[[str], None]
+) -> dict[str, list]:
     """Images per second of each contestant, measured in turn after one round of warm-up (with its trace).
 
     Args:
-        images: in one round.
+        images: in one round, of all alike or by contestant.
         repeats: measurements of each.
         report: is told what was measured.
 
@@ -94,7 +96,8 @@ def rates(rounds: dict[str, Round], *, images: int, repeats: int, report: Callab
         for name, run in rounds.items():
             began = time.perf_counter()
             run()
-            measured[name].append(images / (time.perf_counter() - began))
+            seconds = time.perf_counter() - began
+            measured[name].append((images if isinstance(images, int) else images[name]) / seconds)
         report(
             f"round {repeat + 1} of {repeats}: "
             + ", ".join(f"{name} {all_[-1]:.1f}" for name, all_ in measured.items())

@@ -176,6 +176,27 @@ def find(folder: Path, which: str) -> Path:
     return prefix
 
 
+def weights_group(prefix: Path, weights: str | None = None) -> str:
+    """The group that holds the weights of a network, named alike in each.
+
+    Args:
+        prefix: a checkpoint.
+        weights: `raw`, what gradients update; `ema`, their moving average; None: the average where there is one.
+
+    Raises:
+        UserError: neither of these, or there is no average.
+    """
+    averaged = any((plain(name) or "").startswith("ema/") for name, _ in tf.train.list_variables(str(prefix)))
+    if weights not in (None, "raw", "ema") or (weights == "ema" and not averaged):
+        raise UserError(
+            f"there are no weights {weights!r}",
+            where=f"--weights, {prefix}",
+            expected="raw or ema" if averaged else "raw: this session keeps no moving average (train.ema)",
+            do="correct --weights or leave it out",
+        )
+    return "ema" if averaged and weights != "raw" else "model"
+
+
 def restore_group(prefix: Path, group: str, named: Mapping[str, tf.Variable]) -> None:
     """Restores one group of variables out of a checkpoint, all of them.
 
@@ -206,7 +227,7 @@ def damage(prefix: Path) -> str | None:
                 return f"{path.name} is missing"
             if path.stat().st_size != facts["size"]:
                 return f"{path.name} has {path.stat().st_size} bytes, not {facts['size']}"
-            if _sha256(path) != facts["sha256"]:
+            if sha256(path) != facts["sha256"]:
                 return f"{path.name} has other content than when it was written"
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -223,10 +244,10 @@ def damage(prefix: Path) -> str | None:
 def read(prefix: Path) -> dict[str, object]:
     """Every variable of a checkpoint as `GROUP/NAME` -> array."""
     reader = tf.train.load_checkpoint(str(prefix))
-    return {_plain(key): reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if _plain(key)}
+    return {plain(key): reader.get_tensor(key) for key in reader.get_variable_to_shape_map() if plain(key)}
 
 
-def _plain(key: str) -> str | None:
+def plain(key: str) -> str | None:
     """`model/backbone.Sconv.Skernel/.ATTRIBUTES/VARIABLE_VALUE` -> `model/backbone/conv/kernel`."""
     if not key.endswith("/.ATTRIBUTES/VARIABLE_VALUE") or key.startswith("save_counter/"):
         return None
@@ -238,9 +259,9 @@ def _compare(prefix: Path, wanted: Mapping[str, tf.Variable], group: str | None 
     reader = tf.train.load_checkpoint(str(prefix))
     types = reader.get_variable_to_dtype_map()
     stored = {
-        _plain(key): (tuple(shape), types[key].name)
+        plain(key): (tuple(shape), types[key].name)
         for key, shape in reader.get_variable_to_shape_map().items()
-        if _plain(key) and (group is None or key.startswith(f"{group}/"))
+        if plain(key) and (group is None or key.startswith(f"{group}/"))
     }
     needed = {name: (tuple(variable.shape), variable.dtype.name) for name, variable in wanted.items()}
     different = sorted(name for name in stored.keys() | needed.keys() if stored.get(name) != needed.get(name))
@@ -288,7 +309,7 @@ def _set_aside(prefix: Path) -> None:
 
 def _write_manifest(prefix: Path, step: int, variables: int) -> None:
     files = {
-        path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"size": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(prefix.parent.glob(f"{prefix.name}.*"))
         if ".manifest." not in path.name
     }
@@ -306,6 +327,7 @@ def _write_manifest(prefix: Path, step: int, variables: int) -> None:
     os.replace(part, path)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -114,7 +114,8 @@ def _first_look(recipe: Recipe, workdir: Workdir, console: Console, found: Examp
     if (kept.names[1:] < kept.names[:-1]).any():
         rows = np.argsort(kept.names, kind="stable")
         kept, split, inspection = kept.take(rows), split[rows], inspection.take(rows)
-    for sentence in (*_untrainable(found, kept, split), *_identical(kept, split, inspection)):
+    unseen = _never_shown(recipe, kept.take(split == TRAIN))
+    for sentence in (*_untrainable(found, kept, split), *unseen, *_identical(kept, split, inspection)):
         console.say(sentence, style="yellow")
     return Frozen(kept, split, inspection, decoding(recipe))
 
@@ -153,6 +154,15 @@ def _untrainable(found: Examples, kept: Examples, split: np.ndarray) -> Sequence
         f"the class {name} has no image in train and cannot be learned"
         for name in untrained_classes(kept.take(split == TRAIN))
     ]
+
+
+def _never_shown(recipe: Recipe, train: Examples) -> Sequence[str]:
+    """A sentence on the classes whose training images the sampling leaves out."""
+    shown = train.take(np.asarray(launch.call(recipe.sampling, train)) > 0)
+    names = [name for name in untrained_classes(shown) if name not in untrained_classes(train)]
+    if not names:
+        return []
+    return [f"train.sampling shows no training image of {', '.join(names)}: what a network knows of them may be lost"]
 
 
 def _identical(examples: Examples, split: np.ndarray, inspection: Inspection) -> Sequence[str]:
@@ -340,16 +350,17 @@ def training_part(recipe: Recipe, train: Examples) -> tuple[Examples, Order]:
 
 
 def decoding(recipe: Recipe) -> Decoding:
-    """How images become canvases: large enough to fill the view without enlarging."""
-    short_side = None if recipe.fit == "native" else math.ceil(recipe.image_size / recipe.crop)
+    """How images become canvases: large enough to fill the view of every stage without enlarging."""
+    largest = max(max(recipe.size(stage)) for stage in (None, *recipe.stages))
+    short_side = None if recipe.fit == "native" else math.ceil(largest / recipe.crop)
     return Decoding(short_side, tuple(recipe.background))
 
 
 def view(recipe: Recipe, frozen: Frozen) -> View:
-    """How the pipeline shows these canvases to the network."""
+    """How the pipeline shows these canvases to the network in an evaluation."""
     lengths = frozen.inspection.sizes.astype(np.int64).prod(axis=1)
     return View(
-        image_size=(recipe.image_size, recipe.image_size),
+        image_size=recipe.size(),
         fit=recipe.fit,
         crop=recipe.crop,
         decoding=frozen.decoding,
@@ -369,9 +380,14 @@ def stream(
     step: int,
     steps: int,
 ) -> Iterator:
-    """The training batches of every replica from a step of a stage on, in a run of so many steps."""
+    """The training batches of every replica from a step of a stage on, in a run of so many steps.
+
+    Args:
+        view: of an evaluation; that of the stage is of its image size.
+    """
     policy = training_policy(recipe, stage)
-    on_host = rendering(recipe, policy, samples=recipe.samples) if recipe.placement == "host" else None
+    view = dataclasses.replace(view, image_size=recipe.size(stage))
+    on_host = rendering(recipe, policy, samples=recipe.samples, stage=stage) if recipe.placement == "host" else None
 
     def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
         return pipeline.train_batches(

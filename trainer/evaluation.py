@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -27,6 +28,7 @@ class Evaluator:
     Args:
         task: one of `data.examples.TASKS`, of the labels of every table.
         loss: for that task.
+        model: what of the network is evaluated; None: all of it.
     """
 
     def __init__(
@@ -38,27 +40,32 @@ class Evaluator:
         strategy: tf.distribute.Strategy,
         task: str,
         loss: Loss,
+        model: keras.Model | None = None,
     ):
         self._recipe, self._strategy, self._view = recipe, strategy, view
         self._nothing = metrics.zeros(network.model.output_shape[-1], task=task)
         rendered = rendering(recipe, evaluation_policy(recipe), samples=recipe.evaluation_samples)
         self._window = evaluation_window(
-            strategy=strategy, model=network.model, task=task, loss=loss, rendering=rendered
+            strategy=strategy, model=model or network.model, task=task, loss=loss, rendering=rendered
         )
 
     def evaluate(
         self,
         examples: Examples,
         *,
+        found: tuple[Iterator, int] | None = None,
         stopping: Callable[[], object] = lambda: None,
         report: Callable[[int], None] = lambda done: None,
     ) -> dict[str, np.ndarray] | None:
         """Sums over the whole table, see `trainer.metrics`; None if `stopping` said so before the end.
 
+        Args:
+            found: the batches of every replica and how many steps they are; None: of the images.
+
         Raises:
             UserError: no example counts.
         """
-        found, steps = batches(self._recipe, examples, self._view, strategy=self._strategy)
+        found, steps = found or batches(self._recipe, examples, self._view, strategy=self._strategy)
         totals = self._nothing
         for done in range(0, steps, WINDOW):
             if stopping():

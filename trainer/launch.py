@@ -255,6 +255,24 @@ def call(configurable: Callable, *arguments):
         ) from error
 
 
+def session_recipe(files: Sequence[str], params: Sequence[str], recipe: Callable):
+    """The recipe of a session that has been: its own bindings need not be used any more, those of today have to be.
+
+    Args:
+        files, params: as `parse_gin` takes them.
+        recipe: `trainer.recipe.Recipe`.
+
+    Raises:
+        UserError: as `parse_gin`, `call` and `check_consumed` do.
+    """
+    parse_gin(files, [])
+    idle = bindings()
+    parse_gin(files, params)
+    found = call(recipe)
+    check_consumed(but=idle)
+    return found
+
+
 def bindings() -> set[tuple[str, str]]:
     """What is bound: scope/selector and parameter of each binding."""
     return {(f"{scope}/{selector}", name) for (scope, selector), bound in gin.config._CONFIG.items() for name in bound}

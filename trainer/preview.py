@@ -140,7 +140,7 @@ def _note(material: Material, split: str) -> str:
 
 
 def _facts(recipe: Recipe, material: Material, split: str) -> list[tuple[str, str]]:
-    policy, (height, width) = material.policy, material.view.image_size
+    policy, (height, width) = material.policy, material.training_view.image_size
     during = {name: f" ({start:.0%} to {stop:.0%} of training)" for name, (start, stop) in policy.during.items()}
     operations = [f"{operation.name}{during.get(operation.name, '')}" for operation in policy.operations]
     normalisation = f"that of {recipe.model.backbone.name}"
@@ -198,10 +198,10 @@ def _rendered(
         batch=BATCH,
         seed=recipe.seed,
         policy=policy,
-        view=material.view,
+        view=material.training_view,
         length=length,
     )
-    network = rendering.rendering(recipe, policy, samples=recipe.samples)
+    network = rendering.rendering(recipe, policy, samples=recipe.samples, stage=material.stage.stage)
     for start, batch in zip(range(0, len(rows), BATCH), batches, strict=False):
         shares = batch["share"].numpy() if "share" in batch else np.ones(BATCH)
         broken = batch["replaced"].numpy()
@@ -272,8 +272,8 @@ def _captions(recipe: Recipe, material: Material, positions: Sequence[int]) -> d
     policy, where = material.policy, tf.constant(positions, tf.int64)
     for index, operation in enumerate(policy.operations if positions else ()):
         start, stop = policy.during.get(operation.name, (0.0, np.inf))
-        uniform = policy.uniform(index, where, seed=recipe.seed)
-        drawn = {name: value.numpy() for name, value in operation.numbers(uniform, material.view.image_size).items()}
+        uniform, size = policy.uniform(index, where, seed=recipe.seed), material.training_view.image_size
+        drawn = {name: value.numpy() for name, value in operation.numbers(uniform, size).items()}
         for at, position in enumerate(positions):
             if start <= position / material.length < stop:
                 lines[position] += spoken(operation.name, {name: value[at] for name, value in drawn.items()})
@@ -289,7 +289,7 @@ def _partner(examples: Examples, share: float, row: int | None) -> list[str]:
 def _magnitudes(recipe: Recipe, material: Material, operation: Operation, spread: Spread) -> list[Row]:
     """One example under the operation alone, a row for each thing that it can do."""
     uniform = np.repeat(np.array(MAGNITUDES)[:, None], operation.count, axis=1)
-    drawn = operation.numbers(tf.constant(uniform), material.view.image_size)
+    drawn = operation.numbers(tf.constant(uniform), material.training_view.image_size)
     table, titles, headings = [], [], []
     for title, chosen in variants(operation.name, drawn):
         for at, magnitude in enumerate(MAGNITUDES):

@@ -13,18 +13,17 @@ import numpy as np
 import tensorflow as tf
 
 from data import packing
-from data import store as stores
 from data.augment.policy import Policy
 from data.decode import Decoding, shrink_array
 from data.errors import UserError
-from data.examples import SPLITS, Examples, Stream, record_columns, table_of
+from data.examples import SPLITS, Examples, Stream
 from data.frozen import Frozen
 from data.inspection import Inspection, inspect
 from data.names import printable
 from data.order import Order
 from data.pipeline import View
 from data.splits import TRAIN
-from trainer import data_setup, launch, losses, rendering
+from trainer import data_setup, launch, listing, losses, rendering
 from trainer.optimization.stages import Planned, plan
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
@@ -43,7 +42,7 @@ class Material:
 
     Attributes:
         examples: all that are needed, partners of mixed pairs included.
-        view: how they are seen.
+        view, training_view: how an evaluation and the stage see them.
         shown: rows of the examples that get a row on the sheet.
         positions: for each of those, where the training shows it; empty outside of the train split.
         rows: position -> row, of those and of their partners.
@@ -55,6 +54,7 @@ class Material:
 
     examples: Examples
     view: View
+    training_view: View
     shown: list[int]
     positions: list[list[int]]
     rows: dict[int, int]
@@ -133,10 +133,12 @@ def material(
         for row, reason in bad.items():
             console.say(f"left out {some.where(row)}: {reason}", style="yellow")
         good = seen.take(seen.reasons == b"")
+        view = data_setup.view(recipe, Frozen(some, np.zeros(len(some), np.int8), good, found.decoding))
         kept = [(row, listed) for row, listed in zip(shown, positions, strict=True) if row not in bad]
         yield Material(
             examples=some,
-            view=data_setup.view(recipe, Frozen(some, np.zeros(len(some), np.int8), good, found.decoding)),
+            view=view,
+            training_view=dataclasses.replace(view, image_size=recipe.size(planned.stage)),
             shown=[row for row, _ in kept],
             positions=[listed for _, listed in kept],
             rows=dict(zip(seats, standing, strict=True)),
@@ -151,34 +153,8 @@ def _table(recipe: Recipe, session: Workdir | None, console: Console) -> _Found:
     if session is not None:
         frozen = data_setup.open_data(recipe, session, console, resuming=True)
         return _Found(frozen.examples, frozen.split, frozen.inspection, frozen.decoding)
-    source, stream = launch.call(recipe.source), None
-    if isinstance(source, Stream):
-        stream, source = source, _listed(source, recipe, console)
-    if not len(source):
-        raise UserError(
-            "the source has no examples", where="train.source", expected="at least one image", do="correct the source"
-        )
-    split = data_setup.split_of(recipe, source)
-    if (source.names[1:] < source.names[:-1]).any():
-        rows = np.argsort(source.names, kind="stable")
-        source, split = source.take(rows), split[rows]
+    source, split, stream = listing.table(recipe, console)
     return _Found(source, split, None, data_setup.decoding(recipe), stream)
-
-
-def _listed(stream: Stream, recipe: Recipe, console: Console) -> Examples:
-    """The table of a stream: out of its store if it has one, or else out of one pass, with blank pixels."""
-    if recipe.store not in (None, "auto"):
-        with contextlib.suppress(UserError):
-            folder = Path(recipe.store).expanduser().absolute()
-            return stores.open_store(folder, stream, decoding=data_setup.decoding(recipe)).examples(stream)
-    records, report = [], console.count("reading the list of examples", stream.count)
-    for record in stream.records():
-        records.append(dataclasses.replace(record, image=b""))
-        report(len(records))
-    console.close()
-    names = np.array([record.name for record in records], np.bytes_)
-    blank = np.broadcast_to(np.uint8(0), (len(records), 1, 1, 3))
-    return table_of(stream, names, record_columns(records), pixels=blank)
 
 
 def _stage(recipe: Recipe, stages: Sequence[Planned], name: str | None) -> Planned:

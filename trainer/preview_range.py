@@ -77,7 +77,7 @@ def misfit(recipe: Recipe, originals: Sequence[np.ndarray]) -> list[str]:
         originals: [H, W, 3] in 0..255 each.
     """
     backbone, pretrained = recipe.model.backbone, recipe.model.pretrained
-    if recipe.normalisation is None or pretrained is None:
+    if recipe.normalisation is None or pretrained is None or not backbone.knows_colour:
         return []
     policy, size = rendering.evaluation_policy(recipe), (recipe.image_size, recipe.image_size)
     arrays = policy.draw(tf.zeros([1], tf.int64), seed=recipe.seed, size=size).arrays

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,9 +19,15 @@ from data.augment.views import Views
 from data.durations import Duration
 from data.errors import UserError
 from data.examples import Examples, Stream
+from trainer.forgetting.anchor import Anchor
+from trainer.forgetting.distillation import Distillation
 from trainer.losses import Loss
+from trainer.models.cut import Features
 from trainer.models.network import PRECISIONS, Architecture
+from trainer.optimization import unfreezing  # noqa: F401  (for gin)
 from trainer.optimization.optimizers import UpdateRule, adamw
+from trainer.optimization.plateau import Plateau
+from trainer.optimization.schedules import SCALINGS, batch_factor
 from trainer.optimization.stages import Stage
 
 
@@ -38,16 +45,26 @@ class Recipe:
             disk and of the memory), None (files are decoded each time). Never changes a pixel. Crops out of files
             (`random_resized_crop.pixels = 'decode'`) allow none: `auto` makes none then.
         model: `@model()`.
-        stages: `[@head/stage(), ...]`.
-        optimizer: `@adamw()`, `@adam()` or `@sgd()`.
+        stages: `[@head/stage(), ...]`, or `@unfreezing()`; entries that are lists count as their entries.
+        features: `@features()`: what the frozen part of the network says of each image is computed once, and the stages
+            train on that. None: every step begins with the images.
+        optimizer: `@adamw()`, `@sgd()` or another of `trainer.optimization.optimizers`.
+        learning_rate_scaling: `linear` or `square_root`: the rates of the schedules are meant for batches of
+            `reference_batch` and grow so with `batch_size`; None: they are taken as they are.
+        reference_batch: see there.
+        plateau: `@plateau()` lowers the learning rate where evaluations stop getting better; None: the schedule alone
+            decides.
         policy: `@policy()`, what augments training images; a stage may have its own.
         normalisation: operations that draw nothing, `[@rescale()]`, in place of the backbone's own normalisation;
             for networks that were trained on other pixels.
         loss: `@cross_entropy()` or another of `trainer.losses`, or an own function (labels, logits) -> [B] float32;
             None takes the usual one of the task.
+        distillation: `@distillation()`: the network as it was before the first step teaches what it knew to the one
+            that trains; needs --init_from. None: no teacher.
+        anchor: `@anchor()` draws weights to what they were before the first step; None: they are free.
         batch_size: global, over all replicas.
         evaluation_batch_size: likewise; batch_size when None.
-        image_size: side of what the network sees.
+        image_size: side of what the network sees, in every evaluation and in stages that do not name another.
         fit: `stretch`, `cover`, `contain` or `native` (pixel for pixel): how an image becomes a square.
         background: red, green, blue in 0..255 behind transparent images.
         crop: share of that square that is seen.
@@ -61,7 +78,13 @@ class Recipe:
         precision: `float32`, `mixed_float16` or `mixed_bfloat16`.
         seed: of weights, order, augmentation and dropout.
         deterministic: same bits in every run on the same kind of machine, at some cost in speed.
-        clip_norm: bound on the global gradient norm; None: none.
+        accumulation: parts in which each replica's share of the batch passes through the network, one after the other,
+            to save memory; one update a batch as ever. Batch normalisation that trains sees each part by itself.
+        clip_norm, clip_value, clip_adaptive: bound on the norm of the global gradient, on each number of it, or on the
+            norm of each unit's share of that unit's weights (Brock et al. 2021; .01 is usual); at most one of them.
+        ema: what an update leaves of a moving average of the weights, for example .999; evaluations then see both, and
+            the average decides which checkpoint is best. None: no average.
+        ema_warmup: the average forgets faster at first: it keeps at most (1 + n) / (10 + n) after n steps.
         window: steps of one call of the compiled loop; reports, checkpoints and stops happen between windows.
         evaluate_every, checkpoint_every: a number and one of steps, epochs, examples; rounded to window ends.
         keep_checkpoints: how many of the newest stay.
@@ -77,10 +100,13 @@ class Recipe:
     store: str | None = "auto"
     model: Architecture
     stages: Sequence[Stage]
+    features: Features | None = None
     optimizer: UpdateRule = dataclasses.field(default_factory=adamw)
     policy: Policy = dataclasses.field(default_factory=Policy)
     normalisation: Sequence[Operation] | None = None
     loss: Loss | None = None
+    distillation: Distillation | None = None
+    anchor: Anchor | None = None
     batch_size: int = 32
     evaluation_batch_size: int | None = None
     image_size: int = 224
@@ -97,7 +123,15 @@ class Recipe:
     precision: str = "float32"
     seed: int = 0
     deterministic: bool = False
+    learning_rate_scaling: str | None = None
+    reference_batch: int = 256
+    plateau: Plateau | None = None
+    accumulation: int = 1
     clip_norm: float | None = None
+    clip_value: float | None = None
+    clip_adaptive: float | None = None
+    ema: float | None = None
+    ema_warmup: bool = True
     window: int = 10
     evaluate_every: Duration = (1, "epochs")
     checkpoint_every: Duration = (1, "epochs")
@@ -106,7 +140,8 @@ class Recipe:
     replace_at_most: float = 0.01
 
     def __post_init__(self):
-        for name in ("batch_size", "image_size", "window", "keep_checkpoints", "samples", "evaluation_samples"):
+        counts = ("batch_size", "image_size", "window", "keep_checkpoints", "samples", "evaluation_samples")
+        for name in (*counts, "accumulation", "reference_batch"):
             _expect(name, getattr(self, name), _is_count(getattr(self, name)), "a whole number above 0")
         _expect(
             "seed",
@@ -118,8 +153,18 @@ class Recipe:
         _expect("evaluation_batch_size", evaluation, evaluation is None or _is_count(evaluation), "None or above 0")
         number = isinstance(self.crop, int | float) and 0 < self.crop <= 1
         _expect("crop", self.crop, number, "a number above 0, at most 1")
-        clip = self.clip_norm
-        _expect("clip_norm", clip, clip is None or (_is_number(clip) and clip > 0), "None or above 0")
+        clips = {name: getattr(self, name) for name in ("clip_norm", "clip_value", "clip_adaptive")}
+        for name, clip in clips.items():
+            _expect(name, clip, clip is None or (_is_number(clip) and clip > 0), "None or above 0")
+        used = [name for name, clip in clips.items() if clip is not None]
+        for name in used[1:]:
+            _expect(name, clips[name], False, f"None beside train.{used[0]}: one bound on the gradient")
+        decay = self.ema is None or (_is_number(self.ema) and 0 <= self.ema < 1)
+        _expect("ema", self.ema, decay, "None, or a number in 0..1 and below 1, such as .999")
+        _expect("ema_warmup", self.ema_warmup, isinstance(self.ema_warmup, bool), "True or False")
+        scaling = self.learning_rate_scaling
+        _expect("learning_rate_scaling", scaling, scaling in (None, *SCALINGS), f"None, {' or '.join(SCALINGS)}")
+        _expect("plateau", self.plateau, isinstance(self.plateau, Plateau | None), "None or @plateau()")
         _expect("deterministic", self.deterministic, isinstance(self.deterministic, bool), "True or False")
         for name, choices in (
             ("precision", PRECISIONS),
@@ -145,17 +190,38 @@ class Recipe:
         _expect("replace_at_most", self.replace_at_most, share, "a number in 0..1")
         loss = self.loss is None or _takes(self.loss, 2)
         _expect("loss", self.loss, loss, "None, @cross_entropy(), or a function (labels, logits)")
+        teacher = self.distillation is None or isinstance(self.distillation, Distillation)
+        _expect("distillation", self.distillation, teacher, "None or @distillation()")
+        held = self.anchor is None or isinstance(self.anchor, Anchor)
+        _expect("anchor", self.anchor, held, "None or @anchor()")
         _expect("model", self.model, isinstance(self.model, Architecture), "@model()")
-        _expect("optimizer", self.optimizer, isinstance(self.optimizer, UpdateRule), "@adamw(), @adam() or @sgd()")
+        features = self.features is None or isinstance(self.features, Features)
+        _expect("features", self.features, features, "None or @features()")
+        _expect("optimizer", self.optimizer, isinstance(self.optimizer, UpdateRule), "@adamw(), @sgd() or another")
         _expect("policy", self.policy, isinstance(self.policy, Policy), "@policy()")
         normalisation = self.normalisation
         constant = isinstance(normalisation, list | tuple) and all(map(_draws_nothing, normalisation))
         expected = "None, or operations that draw nothing, such as [@rescale()]"
         _expect("normalisation", normalisation, normalisation is None or constant, expected)
+        _expect_known_pixels(self)
         views = isinstance(self.evaluation_views, Views)
         _expect("evaluation_views", self.evaluation_views, views, "@views() or @five_crop()")
-        listed = isinstance(self.stages, list | tuple) and all(isinstance(stage, Stage) for stage in self.stages)
-        _expect("stages", self.stages, listed, "a list like [@head/stage(), @blocks/stage()]")
+        listed = isinstance(self.stages, list | tuple)
+        entries = [each if isinstance(each, list | tuple) else [each] for each in self.stages] if listed else []
+        stages = tuple(itertools.chain.from_iterable(entries))
+        right = listed and all(isinstance(stage, Stage) for stage in stages)
+        _expect("stages", self.stages, right, "a list like [@head/stage(), @blocks/stage()], or @unfreezing()")
+        object.__setattr__(self, "stages", stages)
+
+    @property
+    def rate_factor(self) -> float:
+        """What batches of this size make of the learning rates of the schedules."""
+        return batch_factor(self.learning_rate_scaling, batch=self.batch_size, reference=self.reference_batch)
+
+    def size(self, stage: Stage | None = None) -> tuple[int, int]:
+        """Height and width of what the network sees in a stage; None: in every evaluation."""
+        side = self.image_size if stage is None or stage.image_size is None else stage.image_size
+        return side, side
 
 
 def _is_number(value) -> bool:
@@ -169,6 +235,18 @@ def _is_count(value) -> bool:
 def _are_levels(value) -> bool:
     levels = isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
     return levels and all(0 <= level <= 255 for level in value)
+
+
+def _expect_known_pixels(recipe: Recipe) -> None:
+    backbone = recipe.model.backbone
+    if recipe.normalisation is None and not backbone.knows_colour:
+        raise UserError(
+            f"nobody knows which pixels {backbone.name} wants: it does not begin with a rescaling of its own",
+            where="gin binding train.normalisation, for model.backbone (backbone)",
+            expected="operations that make 0..255 what it was trained on",
+            do="train.normalisation = [@standardise()] with standardise.mean = 127.5 and standardise.std = 127.5 for "
+            "-1..1, or [] where it wants 0..255",
+        )
 
 
 def _draws_nothing(operation) -> bool:

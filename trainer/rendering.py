@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import tensorflow as tf
 
 from data.augment.apply import Rendering, as_rows, developed
 from data.augment.operation import Operation
 from data.augment.policy import Policy
-from data.augment.slots import Pixels
+from data.augment.slots import Matrix, Pixels
 from data.errors import UserError
 from trainer.optimization.stages import Stage
 from trainer.recipe import Recipe
@@ -32,10 +33,29 @@ def _normalising(recipe: Recipe) -> tuple[Operation, ...]:
     return tuple(named)
 
 
-def rendering(recipe: Recipe, policy: Policy, *, samples: int) -> Rendering:
-    """How the kernel renders batches of this policy."""
+def colour_matrix(recipe: Recipe) -> np.ndarray | None:
+    """[3, 4] float64, (red, green, blue, 1) in 0..255 -> the network's input; None if it is no such matrix."""
+    if recipe.normalisation is None:
+        return np.asarray(recipe.model.backbone.colour, np.float64)
+    matrix = np.eye(4)[:3]
+    for operation in recipe.normalisation:
+        arrays = operation.draw(tf.zeros([1, 0], tf.float64), recipe.size())
+        for slot, array in zip(operation.slots, arrays, strict=True):
+            if not isinstance(slot, Matrix):
+                return None
+            row = array.numpy()[0]
+            matrix = row[:, :3] @ matrix + np.column_stack([np.zeros((3, 3)), row[:, 3]])
+            # The least and the greatest of each channel, over all colours there are.
+            ends = [255 * np.sum(end(matrix[:, :3], 0), axis=1) + matrix[:, 3] for end in (np.minimum, np.maximum)]
+            if slot.clip and (np.min(ends[0]) < -1e-3 or np.max(ends[1]) > 255 + 1e-3):
+                return None
+    return matrix
+
+
+def rendering(recipe: Recipe, policy: Policy, *, samples: int, stage: Stage | None = None) -> Rendering:
+    """How the kernel renders batches of this policy in a stage, or in an evaluation."""
     return Rendering(
-        size=(recipe.image_size, recipe.image_size),
+        size=recipe.size(stage),
         program=policy.program,
         colour=None if recipe.normalisation is not None else as_rows(recipe.model.backbone.colour),
         samples=samples,
@@ -53,18 +73,19 @@ def check(recipe: Recipe, stages: Sequence[Stage], *, replicas: int) -> None:
     Raises:
         UserError: an operation that cannot be; a policy that mixes pairs, and a batch a replica that is odd.
     """
-    size = (recipe.image_size, recipe.image_size)
     for stage in stages:
-        policy = training_policy(recipe, stage)
+        policy, size = training_policy(recipe, stage), recipe.size(stage)
         # In a graph, as the input pipeline draws.
         draw = tf.function(partial(policy.draw, seed=recipe.seed, size=size), autograph=False)
-        _try(rendering(recipe, policy, samples=1), draw(tf.range(2, dtype=tf.int64)).arrays)
-        if policy.mixes and (recipe.batch_size // replicas) % 2:
+        _try(rendering(recipe, policy, samples=1, stage=stage), draw(tf.range(2, dtype=tf.int64)).arrays)
+        parts = replicas * recipe.accumulation
+        if policy.mixes and (recipe.batch_size // parts) % 2:
+            told = "" if recipe.accumulation == 1 else f", in {recipe.accumulation} parts (train.accumulation)"
             raise UserError(
-                f"a batch of {recipe.batch_size // replicas} a replica, and a policy that mixes pairs of its examples",
+                f"{recipe.batch_size // parts} examples at once a replica, and a policy that mixes pairs of them",
                 where=f"gin binding train.batch_size (batch_size), stage {stage.name}",
-                expected=f"an even batch for each of {replicas} replicas",
-                do=f"--gin_param='batch_size = {recipe.batch_size + replicas}', or no mixup and cutmix",
+                expected=f"an even number for each of {replicas} replicas{told}",
+                do=f"--gin_param='batch_size = {recipe.batch_size + parts}', or no mixup and cutmix",
             )
 
 

@@ -1,30 +1,34 @@
 """One run in one workdir: update, report, checkpoint, evaluate, stop."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import gin
 import keras
 import numpy as np
 import tensorflow as tf
 
-from data import durations
 from data import frozen as tables
-from data.errors import RunFailure, UserError
+from data.errors import UserError
 from data.examples import Examples
-from trainer import data_setup, devices, launch, losses, metrics, rendering
+from trainer import data_setup, devices, failures, features, launch, losses, metrics, rendering
+from trainer.beginning import Beginning, drift
 from trainer.checkpoints import Checkpoints
 from trainer.evaluation import Evaluator
+from trainer.forgetting import report as forgetting
+from trainer.models.growing import Outputs
 from trainer.optimization.stages import Planned, plan
 from trainer.recipe import Recipe
 from trainer.reports import environment, summary
 from trainer.reports.console import Console
-from trainer.reports.log import MetricsLog
+from trainer.reports.log import MetricsLog, window_events
 from trainer.signals import StopRequest
-from trainer.state import TrainingState, check_batch
+from trainer.state import TrainingState, check_batch, intervals
 from trainer.workdir import Workdir, read_json, write_json, write_text
 
 
@@ -36,40 +40,45 @@ class Session:
         workdir: where; owned by this process from now on.
         device_spec: as `--devices` gives it.
         allow_change: settings that may differ from the last start.
+        init_from: whose weights a new session begins with, see `trainer.init_from`; None: those of the recipe.
 
     Raises:
         UserError: see its message; a session that was there is as it was.
     """
 
     def __init__(
-        self, recipe: Recipe, workdir: Workdir, *, device_spec: str = "auto", allow_change: Sequence[str] = ()
+        self,
+        recipe: Recipe,
+        workdir: Workdir,
+        *,
+        device_spec: str = "auto",
+        allow_change: Sequence[str] = (),
+        init_from: str | None = None,
     ):
         self.recipe, self.workdir, self.console = recipe, workdir, Console()
+        self.init_from = init_from
         workdir.own()
         # First of all: TensorFlow cannot change its devices once something, such as decoding, has used them.
         self.strategy = devices.set_up(device_spec)
-        check_batch(recipe.batch_size, self.strategy.num_replicas_in_sync)
+        check_batch(recipe.batch_size, self.strategy.num_replicas_in_sync, accumulation=recipe.accumulation)
         launch.call(partial(rendering.check, replicas=self.strategy.num_replicas_in_sync), recipe, recipe.stages)
+        features.check(recipe)
         self.resuming = workdir.has_checkpoint()
         self.data = data_setup.open_data(recipe, workdir, self.console, resuming=self.resuming)
         self.parts, self.task = self.data.parts(), self.data.examples.task
         self.train, self.order = data_setup.training_part(recipe, self.parts["train"])
-        self.plan = plan(recipe.stages, examples=self.order.epoch_length, batch=recipe.batch_size)
-        self.evaluate_steps, self.checkpoint_steps = (
-            _at_least_one(
-                durations.steps(every, examples=self.plan.examples, batch=self.plan.batch, where=where), where
-            )
-            for every, where in (
-                (recipe.evaluate_every, "train.evaluate_every"),
-                (recipe.checkpoint_every, "train.checkpoint_every"),
-            )
-        )
+        size = {"examples": self.order.epoch_length, "batch": recipe.batch_size}
+        self.plan = plan(recipe.stages, **size, rate_factor=recipe.rate_factor)
+        validates = self._deciding_split() is not None
+        self.evaluate_steps, self.checkpoint_steps = intervals(recipe, self.plan, validates=validates)
         launch.call(recipe.optimizer.make)
-        self.loss = launch.call(losses.chosen, recipe.loss, self.task)
+        self.loss = launch.call(partial(losses.chosen, outputs=self.data.examples.outputs), recipe.loss, self.task)
         launch.check_consumed()
         self.config = gin.operative_config_str()
         if self.resuming:
-            workdir.check_config(self.config, allow_change)
+            # Rates that follow evaluations change with them.
+            shaping = () if recipe.plateau is None else ("train.evaluate_every",)
+            workdir.check_config(self.config, allow_change, shaping=shaping)
         self.log = MetricsLog(workdir.metrics)
 
     def run(self) -> int:
@@ -89,6 +98,8 @@ class Session:
         self._restore()
         self._record_start()
         try:
+            if self.state.cut is not None and not self._prepare_features():
+                return self._stop_early()
             while True:
                 self._at_boundary()
                 if self.stop.requested:
@@ -109,8 +120,21 @@ class Session:
         keras.utils.set_random_seed(recipe.seed)
         self.view = data_setup.view(recipe, self.data)
         outputs, aim = self.data.examples.outputs, {"task": self.task, "loss": self.loss}
-        self.state = TrainingState(recipe, self.plan, strategy=self.strategy, outputs=outputs, **aim)
-        self.evaluator = Evaluator(recipe, self.state.network, self.view, strategy=self.strategy, **aim)
+        load = not self.resuming and self.init_from is None
+        self.state = TrainingState(recipe, self.plan, strategy=self.strategy, outputs=outputs, load=load, **aim)
+        self.beginning = Beginning(
+            recipe,
+            self.state,
+            self.workdir,
+            outputs=Outputs(self.task, self.data.examples.class_names),
+            log=self.log,
+            resuming=self.resuming,
+            source=self.init_from,
+            say=self.console.say,
+        )
+        suffix = self.state.cut and self.state.cut.suffix
+        self.evaluator = Evaluator(recipe, self.state.network, self.view, strategy=self.strategy, model=suffix, **aim)
+        self.features: features.FeatureBatches | None = None
         self.stage: Planned | None = None
 
     def _restore(self) -> None:
@@ -130,8 +154,11 @@ class Session:
         self.log.cut(self.step if restored is not None else -1)
         if restored is not None and not self.log.find("checkpoint", step=restored):
             self.log.append([{"event": "checkpoint", "step": restored, "seconds": None}])
-        for event in self.log.find("eval", split=self._deciding_split()):
-            self._consider_best(event)
+        if restored is None and self.state.average is not None:
+            self.state.average.start()
+        for event in self.log.find("eval", split=self._deciding_split(), weights=self._weights[-1]):
+            if event["step"]:
+                self._follow(event)
         self.checkpoints.keep_best(int(self.state.best_step.numpy()))
 
     def _record_start(self) -> None:
@@ -146,16 +173,27 @@ class Session:
         )
         if self.resuming:
             self._warn_of_changes(facts)
+        else:
+            self.beginning.keep()
         tables.save(workdir.examples, self.data)
         write_text(workdir.config, self.config)
         write_text(workdir.path / f"config-{self.step}.gin", self.config)
         write_json(workdir.classes, list(self.data.examples.class_names))
         write_json(workdir.environment, facts)
         workdir.summary.unlink(missing_ok=True)
-        self.log.append([{"event": "resume" if self.resuming else "start", "step": self.step, "time": time.time()}])
+        facts_of_weights = self.beginning.facts
+        event = {"event": "resume"} if self.resuming else {"event": "start", "weights": facts_of_weights}
+        self.log.append([event | {"step": self.step, "time": time.time()}])
         self.console.header(
             summary.header(
-                recipe, self.state, self.plan, self.data, environment=facts, workdir=workdir.path, step=self.step
+                recipe,
+                self.state,
+                self.plan,
+                self.data,
+                environment=facts,
+                workdir=workdir.path,
+                step=self.step,
+                weights=facts_of_weights["summary"] if facts_of_weights else "random",
             )
         )
 
@@ -167,6 +205,36 @@ class Session:
         for change in changes:
             self.console.say(f"perhaps not bit for bit the same from here on: {change}", style="yellow")
 
+    def _prepare_features(self) -> bool:
+        """Computes what is missing of the features that the stages train on; False if a stop came in between."""
+        recipe = self.recipe
+        folder = recipe.features.folder
+        try:
+            store = features.prepare(
+                recipe,
+                self.state.cut.prefix,
+                self.data,
+                self.view,
+                strategy=self.strategy,
+                folder=self.workdir.features if folder is None else Path(folder).expanduser().absolute(),
+                views=dict.fromkeys(self.parts) | {"train": recipe.features.views},
+                dtype=recipe.features.dtype,
+                length=self.plan.steps * recipe.batch_size,
+                console=self.console,
+                stopping=lambda: self.stop.requested,
+            )
+        except tf.errors.OpError as error:
+            raise self._failure(error, where="the features of the frozen part") from error
+        if store is None:
+            return False
+        tables = self.parts | {"train": self.train}
+        self.features = features.FeatureBatches(recipe, store, tables, strategy=self.strategy)
+        for image in self.features.broken():
+            if not self.log.find("replaced", image=image):
+                self._log_replaced(1, "could not be read when its features were computed", image=image)
+        self._check_replaced()
+        return True
+
     # -- training -----------------------------------------------------------------------------------------------
 
     def _train_window(self) -> None:
@@ -175,6 +243,8 @@ class Session:
         first, last = self.step, self._window_end(self.step)
         rates = np.zeros(self.recipe.window, np.float32)
         rates[: last - first] = self.plan.learning_rates(first, last)
+        if self.state.plateau is not None:
+            rates *= self.state.plateau.factor(self.stage.start)
         began = time.perf_counter()
         try:
             records = self.window(self.batches, tf.constant(rates), tf.constant(last - first))
@@ -192,16 +262,19 @@ class Session:
         recipe, state = self.recipe, self.state
         self.stage = next(planned for planned in self.plan.stages if planned.start <= self.step < planned.stop)
         self.window = state.window(recipe, self.stage.stage, strategy=self.strategy)
-        self.batches = data_setup.stream(
-            recipe,
-            self.train,
-            self.order,
-            self.view,
-            stage=self.stage.stage,
-            strategy=self.strategy,
-            step=self.step,
-            steps=self.plan.steps,
-        )
+        if self.features is not None:
+            self.batches = self.features.stream(self.order, step=self.step)
+        else:
+            self.batches = data_setup.stream(
+                recipe,
+                self.train,
+                self.order,
+                self.view,
+                stage=self.stage.stage,
+                strategy=self.strategy,
+                step=self.step,
+                steps=self.plan.steps,
+            )
         if self.step == self.stage.start and not self.log.find("stage", step=self.step):
             self.log.append([{"event": "stage", "step": self.step, "stage": self.stage.stage.name}])
 
@@ -212,18 +285,7 @@ class Session:
 
     def _report(self, first: int, records: dict[str, np.ndarray], seconds: float) -> None:
         steps, batch = len(records["loss"]), self.recipe.batch_size
-        speed = {"images_per_second": steps * batch / seconds, "data_wait": float(records["wait"].sum() / seconds)}
-        events = []
-        for index in range(steps):
-            step = first + index + 1
-            figures = {name: float(values[index]) for name, values in records.items()}
-            finite = bool(figures.pop("finite"))
-            figures.pop("wait")
-            figures.pop("replaced")
-            events.append({"event": "train", "step": step, "epoch": self.plan.epoch(step), **figures, **speed})
-            if not finite:
-                shown = [first * batch + index * batch, first * batch + (index + 1) * batch]
-                events.append({"event": "skip", "step": step, "positions": shown, "loss_scale": figures["loss_scale"]})
+        events = window_events(first, records, seconds, batch=batch, epoch=self.plan.epoch)
         self.log.append(events)
         last = next(event for event in reversed(events) if event["event"] == "train")
         self.console.train(self.stage.stage.name, last, steps=self.plan.steps, batch=batch)
@@ -236,36 +298,17 @@ class Session:
                 f"step {skip['step']} was not finite and changed nothing (loss scale {skip['loss_scale']:g})"
             )
             if not self.state.loss_scale.dynamic or skip["loss_scale"] <= 1:
-                raise self._not_finite(skip)
-
-    def _not_finite(self, skip: dict) -> RunFailure:
-        start, stop = skip["positions"]
-        rows = self._rows(start, stop)
-        shown = ", ".join(self.train.where(row) for row in rows[:4])
-        return RunFailure(
-            f"loss or gradients are NaN or infinite at step {skip['step']}, in the stage {self.stage.stage.name}",
-            where=f"positions {start} to {stop - 1} of the training stream: {shown}, ...; "
-            f"last good checkpoint: {self.checkpoints.newest_name()}",
-            expected="finite numbers",
-            do="lower the learning rate, set train.clip_norm, or look at those images; then start a new --workdir, "
-            "or go on here with --allow_change",
-        )
+                images = [self.train.where(row) for row in self._rows(*skip["positions"])[:4]]
+                about = {"positions": skip["positions"], "images": images, "last": self.checkpoints.newest_name()}
+                raise failures.of_step(skip["step"], self.stage.stage.name, **about)
 
     def _rows(self, start: int, stop: int) -> list[int]:
         """The rows of the training table at these positions."""
         return self.order.rows(tf.range(start, stop, dtype=tf.int64))[1].numpy().tolist()
 
     def _failure(self, error: tf.errors.OpError, *, where: str) -> Exception:
-        """What to tell of an error of TensorFlow."""
-        if not isinstance(error, tf.errors.ResourceExhaustedError):
-            return error
-        batch = self.recipe.batch_size
-        return RunFailure(
-            f"out of memory: {str(error).splitlines()[0]}",
-            where=f"{where}, global batch {batch}; last good checkpoint: {self.checkpoints.newest_name()}",
-            expected="a batch that fits the device",
-            do=f"in a new --workdir: --gin_param='batch_size = {max(1, batch // 2)}'",
-        )
+        batch, last = self.recipe.batch_size, self.checkpoints.newest_name()
+        return failures.of_tensorflow(error, where=where, batch=batch, last=last)
 
     # -- images that broke since the start ----------------------------------------------------------------------
 
@@ -285,6 +328,9 @@ class Session:
         passing = replaced - sum(where in broken for where in shown)
         if passing > 0:
             self._log_replaced(passing, "could not be read for a while")
+        self._check_replaced()
+
+    def _check_replaced(self) -> None:
         count = sum(event["count"] for event in self.log.find("replaced"))
         if count > data_setup.allowed(self.recipe, self.data):
             if self.step and self.checkpoints.newest() != self.step:
@@ -303,14 +349,17 @@ class Session:
         done = self.step == self.plan.steps
         deciding = self._deciding_split()
         watched = next((name for name in ("validation", "test") if name in self.parts), None)
-        splits = [name for name in self.parts if name != "train"] if done else [watched]
+        # What is known before the first step decides nothing: there is no checkpoint of it.
+        before = self.step == 0 and bool(self.beginning.old)
+        splits = [name for name in self.parts if name != "train"] if done or before else [watched]
         improved = False
-        if done or self._is_time(self.evaluate_steps):
-            for split in splits:
-                if split is None or self.log.find("eval", step=self.step, split=split):
+        if done or before or self._is_time(self.evaluate_steps):
+            for split, weights in itertools.product(splits, self._weights):
+                if split is None or self.log.find("eval", step=self.step, split=split, weights=weights):
                     continue
-                event = self._evaluate(split)
-                improved |= event is not None and split == deciding and self._consider_best(event)
+                event = self._evaluate(split, weights)
+                decides = not before and split == deciding and weights == self._weights[-1]
+                improved |= event is not None and decides and self._follow(event)
         stage_ends = any(self.step == planned.stop for planned in self.plan.stages)
         time_to_save = self._is_time(self.checkpoint_steps) or stage_ends or improved or self.stop.requested
         if self.step and time_to_save and self.checkpoints.newest() != self.step:
@@ -327,12 +376,7 @@ class Session:
     def _save(self) -> None:
         broken = self.state.not_finite()
         if broken:
-            raise RunFailure(
-                f"{len(broken)} variables are NaN or infinite after step {self.step}: {', '.join(broken[:4])}",
-                where=f"last good checkpoint: {self.checkpoints.newest_name()}",
-                expected="finite weights; these were not saved",
-                do="lower the learning rate or set train.clip_norm in a new --workdir",
-            )
+            raise failures.of_weights(self.step, broken, last=self.checkpoints.newest_name())
         began = time.perf_counter()
         self.checkpoints.save(self.step)
         self.log.append([{"event": "checkpoint", "step": self.step, "seconds": time.perf_counter() - began}])
@@ -341,45 +385,61 @@ class Session:
         """The split whose evaluations decide which checkpoint is best: never test. Without it the newest is best."""
         return "validation" if "validation" in self.parts else None
 
-    def _evaluate(self, split: str) -> dict | None:
+    @property
+    def _weights(self) -> tuple[str | None, ...]:
+        """The kinds of weights that are evaluated, the one that decides last; None where there is but one kind."""
+        return (None,) if self.recipe.ema is None else ("raw", "ema")
+
+    def _evaluate(self, split: str, weights: str | None) -> dict | None:
         examples = self.parts[split]
+        averaged = self.state.average.in_place() if weights == "ema" else contextlib.nullcontext()
         began = time.perf_counter()
         report = self.console.count(f"evaluating {split}", len(examples))
         try:
-            totals = self.evaluator.evaluate(examples, stopping=lambda: self.stop.requested, report=report)
+            found = None if self.features is None else self.features.evaluation(split)
+            watch = {"stopping": lambda: self.stop.requested, "report": report}
+            with averaged:
+                totals = self.evaluator.evaluate(examples, found=found, **watch)
         except tf.errors.OpError as error:
             raise self._failure(error, where=f"evaluation of {split}") from error
         if totals is None:
             return None
-        if totals["replaced"]:
+        if totals["replaced"] and self.features is None:
             self._tell_replaced(examples, list(range(len(examples))), int(totals["replaced"]))
-        event = {"event": "eval", "step": self.step, "split": split, **metrics.figures(totals, task=self.task)}
+        event = {"event": "eval", "step": self.step, "split": split}
+        event |= {} if weights is None else {"weights": weights}
+        event |= metrics.figures(totals, task=self.task) | forgetting.figures(totals, self.beginning.old)
         if totals["replaced"]:
             event["replaced"] = int(totals["replaced"])
         if not math.isfinite(event["loss"]):
-            raise RunFailure(
-                f"the loss is NaN or infinite in the evaluation of {split} at step {self.step}",
-                where=f"{self.workdir.path}; last good checkpoint: {self.checkpoints.newest_name()}",
-                expected="finite numbers",
-                do="lower the learning rate or set train.clip_norm, and start a new --workdir",
-            )
+            last = self.checkpoints.newest_name()
+            raise failures.of_evaluation(self.step, split, where=str(self.workdir.path), last=last)
         self.log.append([event | {"seconds": time.perf_counter() - began}])
         self.console.evaluated(event)
         return event
 
-    def _consider_best(self, event: dict) -> bool:
-        """Takes note of an evaluation; whether it is the best so far."""
-        merit = metrics.merit(event, task=self.task)
+    def _follow(self, event: dict) -> bool:
+        """Takes note of an evaluation that decides; whether it is the best so far."""
+        merit, step = metrics.merit(event, task=self.task), event["step"]
+        if self.state.plateau is not None:
+            start = next(planned.start for planned in self.plan.stages if step <= planned.stop)
+            if self.state.plateau.take(step, merit, start=start):
+                self.console.say(f"no gain: learning rate times {self.state.plateau.factor(start):g} from here on")
         if merit <= float(self.state.best_value.numpy()):
             return False
         self.state.best_value.assign(merit)
-        self.state.best_step.assign(event["step"])
+        self.state.best_step.assign(step)
         return True
 
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _finish(self) -> int:
-        results = summary.make(self.log, self.plan, deciding=self._deciding_split(), task=self.task)
+        deciding, weights = self._deciding_split(), self._weights[-1]
+        results = summary.make(self.log, self.plan, deciding=deciding, weights=weights, task=self.task)
+        try:
+            results |= {"drift": found} if (found := drift(self.workdir, self.state.network)) else {}
+        except UserError as error:
+            self.console.say(f"no drift of the layers: {error.found}", style="yellow")
         write_json(self.workdir.summary, results)
         self.log.append([{"event": "stop", "step": self.step, "reason": "done", "time": time.time()}])
         self.console.results(results, self.workdir.path)
@@ -393,14 +453,3 @@ class Session:
             "The same command goes on from here."
         )
         return launch.STOPPED
-
-
-def _at_least_one(steps: int, where: str) -> int:
-    if steps < 1:
-        raise UserError(
-            "a duration of 0",
-            where=f"gin binding {where}",
-            expected="more than 0",
-            do="to evaluate and save less often, name a long one: (1000, 'epochs')",
-        )
-    return steps

@@ -1,7 +1,7 @@
 """The `tf.function` train and evaluation steps."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -9,11 +9,14 @@ import tensorflow as tf
 from data.augment.apply import Rendering
 from trainer import metrics
 from trainer.losses import Loss
+from trainer.optimization.clipping import Clipping
+from trainer.optimization.ema import Average
 from trainer.optimization.loss_scale import LossScale
 from trainer.optimization.optimizers import Optimizer
 
 # What has no Python `if` or `for` over tensors need not be rewritten, which takes half of the time of a trace.
 PLAIN = tf.autograph.experimental.do_not_convert
+UNBOUNDED = Clipping()
 SUM, MEAN = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
 
 
@@ -28,9 +31,14 @@ def train_window(
     step: tf.Variable,
     task: str,
     loss: Loss,
-    clip_norm: float | None,
     rendering: Rendering,
     length: int,
+    clipping: Clipping = UNBOUNDED,
+    accumulation: int = 1,
+    factors: Mapping[str, float] | None = None,
+    average: Average | None = None,
+    distillation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    anchor: Callable[[], tf.Tensor] | None = None,
     deterministic: bool = False,
 ) -> Callable:
     """Traces, once, a window of up to `length` training steps.
@@ -40,7 +48,13 @@ def train_window(
         moving_statistics: averaged over the replicas at the end of each window.
         step: scalar int64, counts the steps done.
         task: one of `data.examples.TASKS`, of the labels.
-        clip_norm: bound on the global norm of the unscaled global gradient.
+        clipping: bounds on the unscaled global gradient.
+        accumulation: equal parts of a replica's batch that pass through the model one after the other. Their gradients
+            are summed: the update is that of the whole batch, but where parts see each other (batch normalisation).
+        factors: of the learning rate, by name of the variable.
+        average: follows the weights, once an update.
+        distillation: function (what the model sees, logits) -> [B] float32 that is added to the losses.
+        anchor: function () -> scalar float32 that is added to the objective of an update.
         deterministic: TensorFlow's op determinism is on. It refuses `tf.timestamp`; Python's clock, which is slower,
             takes its place.
 
@@ -57,38 +71,66 @@ def train_window(
     clock = (lambda: tf.numpy_function(time.time, [], tf.float64)) if deterministic else tf.timestamp
     statistics = [variable.value for variable in moving_statistics]
     running = metrics.running(task)
+    parts = accumulation * strategy.num_replicas_in_sync
+
+    def objective(part, weight):
+        """What a part of the batch adds to the objective, and to the score, of a batch of this global weight."""
+        images = rendering.images(part)
+        logits = model(images, training=True)
+        taught = 0.0 if distillation is None else distillation(images, logits)
+        # A batch may hold examples of weight 0 only.
+        shares = tf.math.divide_no_nan(weighted(part, lambda labels: loss(labels, logits) + taught), weight)
+        regulariser = tf.add_n([tf.cast(term, tf.float32) for term in model.losses] or [tf.constant(0.0)])
+        if anchor is not None:
+            regulariser += anchor()
+        scores = weighted(part, lambda labels: metrics.score(labels, logits, task=task))
+        score = tf.math.divide_no_nan(tf.reduce_sum(scores), weight)
+        return tf.reduce_sum(shares) + regulariser / parts, score
+
+    def part_sums(part, weight, scale):
+        """[gradient of each variable, scaled], objective and score of a part of the batch."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            of_part, score = objective(part, weight)
+            scaled = of_part * scale
+        gradients = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [tf.convert_to_tensor(gradient) for gradient in gradients], of_part, score
+
+    def accumulated(batch, weight, scale):
+        """The same of a replica's whole batch, part by part."""
+        if accumulation == 1:
+            return part_sums(batch, weight, scale)
+        cut = tf.nest.map_structure(lambda column: _parts(column, accumulation), batch)
+
+        def add(index, sums):
+            part = tf.nest.map_structure(lambda column: column[index], cut)
+            return index + 1, tf.nest.map_structure(tf.add, sums, part_sums(part, weight, scale))
+
+        nothing = [tf.zeros(value.shape, value.dtype) for value in values], tf.constant(0.0), tf.constant(0.0)
+        _, sums = tf.while_loop(
+            lambda index, sums: index < accumulation, add, (tf.constant(0), nothing), parallel_iterations=1
+        )
+        return sums
 
     @PLAIN
     def gradients(batch, scale):
         """In replica context: this replica's share of the batch -> the global gradient."""
         replica = tf.distribute.get_replica_context()
-        images = rendering.images(batch)
         before = [tf.identity(statistic) for statistic in statistics]
         weight = replica.all_reduce(SUM, tf.reduce_sum(batch["weight"]))
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            logits = model(images, training=True)
-            # A batch may hold examples of weight 0 only.
-            shares = tf.math.divide_no_nan(weighted(batch, lambda labels: loss(labels, logits)), weight)
-            regulariser = tf.add_n([tf.cast(term, tf.float32) for term in model.losses] or [tf.constant(0.0)])
-            objective = tf.reduce_sum(shares) + regulariser / replica.num_replicas_in_sync
-            scaled = objective * scale
-        scores = weighted(batch, lambda labels: metrics.score(labels, logits, task=task))
-        score = tf.math.divide_no_nan(tf.reduce_sum(scores), weight)
         replaced = tf.reduce_sum(tf.cast(batch.get("replaced", tf.zeros_like(batch["weight"])), tf.float32))
-        computed = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        sums = replica.all_reduce(SUM, (computed, objective, score, replaced))
-        reduced, objective, score, replaced = sums
+        sums = replica.all_reduce(SUM, (*accumulated(batch, weight, scale), replaced))
+        reduced, total, score, replaced = sums
 
-        # A norm that is finite has finite gradients only. Unscaling and clipping are one factor.
+        # A norm that is finite has finite gradients only. Unscaling and clipping by norm are one factor.
         norm = tf.linalg.global_norm(reduced) / scale
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(objective)
-        factor = 1.0 / scale
-        if clip_norm is not None:
-            factor *= clip_norm / tf.maximum(norm, clip_norm)
-        if clip_norm is not None or loss_scale.dynamic:
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(total)
+        bound = clipping.scale(norm)
+        if bound is not None or loss_scale.dynamic:
+            factor = (1.0 if bound is None else bound) / scale
             reduced = [gradient * factor for gradient in reduced]
-        figures = {"loss": objective, running: score, "gradient_norm": norm, "replaced": replaced}
+        reduced = clipping.each(names, reduced, values)
+        figures = {"loss": total, running: score, "gradient_norm": norm, "replaced": replaced}
         return reduced, finite, figures, before
 
     def one_step(batch, learning_rate):
@@ -96,7 +138,9 @@ def train_window(
         global_gradients, finite, figures, before = strategy.run(gradients, args=(batch, scale))
         finite = _first(strategy, finite)
         if finite:
-            optimizer.apply(names, global_gradients, learning_rate)
+            optimizer.apply(names, global_gradients, learning_rate, factors)
+            if average is not None:
+                average.update(step.read_value())
         elif statistics:
             # The forward pass has updated them already.
             strategy.run(put_back, args=(before,))
@@ -130,9 +174,16 @@ def train_window(
             records = records.write(index, tf.stack([figures[name] for name in columns]))
         if statistics and strategy.num_replicas_in_sync > 1:
             strategy.run(average_statistics)
+        if average is not None:
+            average.copy_others()
         return dict(zip(columns, tf.unstack(records.stack(), axis=1), strict=True))
 
     return tf.function(window)
+
+
+def _parts(column: tf.Tensor, count: int) -> tf.Tensor:
+    """[B, ...] -> [count, B / count, ...]."""
+    return tf.reshape(column, [count, column.shape[0] // count, *column.shape[1:]])
 
 
 def with_control_flow(loss: Loss) -> Loss:
@@ -161,7 +212,7 @@ def _partners(column: tf.Tensor) -> tf.Tensor:
 
 def predictions(batch: dict[str, tf.Tensor], model: keras.Model, rendering: Rendering, *, task: str) -> tf.Tensor:
     """Logits [B, K] of the mean prediction over the views of each image: geometry [B, V, 3, 3], or [B, 3, 3]."""
-    if len(batch["geometry"].shape) == 3:
+    if "image" in batch or len(batch["geometry"].shape) == 3:
         return model(rendering.images(batch), training=False)
 
     def of_view(geometry):

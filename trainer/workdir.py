@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data.errors import UserError
@@ -22,7 +22,7 @@ FREE = frozenset(
         "store",
         "replace_at_most",
     )
-) | {"data_dir", "folder.root"}
+) | {"data_dir", "folder.root", "features.folder"}
 
 
 class Workdir:
@@ -62,6 +62,7 @@ class Workdir:
         self.examples = self.path / "examples.npz"
         self.checkpoints = self.path / "checkpoints"
         self.store = self.path / "store"
+        self.features = self.path / "features"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
 
@@ -122,19 +123,20 @@ class Workdir:
             )
         return False
 
-    def check_config(self, config: str, allowed: Sequence[str]) -> None:
+    def check_config(self, config: str, allowed: Sequence[str], *, shaping: Collection[str] = ()) -> None:
         """Compares the operative configuration with the one the checkpoints were made with.
 
         Args:
             config: gin text of this start.
             allowed: settings that may differ, as `--allow_change` names them.
+            shaping: those of FREE that shape the weights in this session.
 
         Raises:
             UserError: others differ; lists them with both values.
         """
         before = launch.settings(_read(self.config), where=str(self.config))
         now = launch.settings(config)
-        differing = [name for name in launch.differences(before, now) if name not in FREE]
+        differing = [name for name in launch.differences(before, now) if name in shaping or name not in FREE]
         unknown = sorted(set(allowed) - before.keys() - now.keys())
         if unknown:
             raise UserError(

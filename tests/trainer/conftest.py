@@ -42,12 +42,12 @@ def open_session(small) -> Iterator[Callable[..., Session]]:
         if folder in owners:
             owners.pop(folder)._lock.close()
 
-    def make(folder: Path, *bindings: str, recipe: str = small, devices: str = "cpu", allow_change=()) -> Session:
+    def make(folder: Path, *bindings: str, recipe: str = small, devices: str = "cpu", **arguments) -> Session:
         release(folder)
         launch.parse_gin([recipe], bindings)
         workdir = Workdir(str(folder))
         owners[folder] = workdir
-        return Session(launch.call(Recipe), workdir, device_spec=devices, allow_change=allow_change)
+        return Session(launch.call(Recipe), workdir, device_spec=devices, **arguments)
 
     yield make
     for folder in list(owners):

@@ -245,6 +245,14 @@ class TestTrainingPart:
             _, rows = order.rows(tf.range(40 * epoch, 40 * (epoch + 1), dtype=tf.int64))
             assert np.bincount(train.labels[rows.numpy()]).tolist() == [20, 20]
 
+    def test_classes_that_the_sampling_leaves_out_are_told(self, table, opened, capsys):
+        name = table.class_names[0]
+        replay = ("train.sampling = @replay", f"replay.old = ['{name}']")
+        opened(*BINDINGS, *replay, "replay.share = 0.1")
+        assert "no training image" not in capsys.readouterr().out
+        opened(*BINDINGS, *replay, "replay.share = 0.0")
+        assert f"shows no training image of {name}:" in capsys.readouterr().out
+
     def test_an_unknown_class_in_the_weights_is_the_users_error(self, table, opened, recipe, complaint):
         frozen = opened(*BINDINGS)
         with complaint("bird", "train.class_weights"):

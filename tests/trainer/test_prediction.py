@@ -28,7 +28,7 @@ from trainer.workdir import Workdir
 PHOTOS_RECIPE = Path(__file__).parent.with_name("photos.gin")
 PHOTOS = 24
 CLASSES = ("cat", "dog", "emu")
-EVERYTHING = {"workdir": None, "gin_file": [], "gin_param": [], "devices": "cpu", "checkpoint": "last"}
+EVERYTHING = {"workdir": None, "gin_file": [], "gin_param": [], "devices": "cpu", "checkpoint": "last", "weights": None}
 
 
 def write_photos(root):

@@ -18,6 +18,8 @@ from data.order import Order
 from trainer import devices, losses, metrics
 from trainer.losses import cross_entropy
 from trainer.optimization import optimizers
+from trainer.optimization.clipping import Clipping
+from trainer.optimization.ema import Average
 from trainer.optimization.loss_scale import LARGEST, LossScale
 from trainer.optimization.optimizers import Optimizer
 from trainer.step import evaluation_window, train_window
@@ -37,6 +39,7 @@ class Setup:
     step: tf.Variable
     window: object
     batches: object
+    average: Average | None
 
     def train(self, steps, *, learning_rate=0.05):
         rates = np.full(20, learning_rate, np.float32)
@@ -65,7 +68,7 @@ def small_model(*, regularised=False):
 def set_up(
     replicas, *, rule=None, precision="float32", clip_norm=0.5, task="single_label", loss=None, examples=EXAMPLES,
     make_model=small_model, trains=lambda name: True, patience=2000,
-    change=lambda element: element, policy=POLICY,
+    change=lambda element: element, policy=POLICY, ema=None,
 ):  # fmt: skip
     strategy = devices.set_up(f"cpu:{replicas}")
     keras.utils.set_random_seed(3)
@@ -77,13 +80,16 @@ def set_up(
             keras.config.set_dtype_policy("float32")
         variables = {v.path: v for v in model.trainable_variables if trains(v.path)}
         optimizer = Optimizer(rule or optimizers.sgd(), variables)
+        averaged = {"averaged": set(variables), "decay": ema, "warmup": False}
+        average = None if ema is None else Average({v.path: v for v in model.variables}, **averaged)
         loss_scale = LossScale(dynamic=precision == "mixed_float16", patience=patience)
         step = tf.Variable(0, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, trainable=False)
     moving = [v for v in model.non_trainable_variables if "moving" in v.path]
     window = train_window(
         strategy=strategy, model=model, variables=variables, moving_statistics=moving, optimizer=optimizer,
-        loss_scale=loss_scale, step=step, task=task, loss=loss or cross_entropy(), clip_norm=clip_norm,
-        rendering=dataclasses.replace(RENDERING, program=policy.program), length=20,
+        loss_scale=loss_scale, step=step, task=task, loss=loss or cross_entropy(),
+        clipping=Clipping(norm=clip_norm), rendering=dataclasses.replace(RENDERING, program=policy.program), length=20,
+        average=average,
     )  # fmt: skip
     batches = iter(
         strategy.distribute_datasets_from_function(
@@ -93,7 +99,7 @@ def set_up(
             ).map(change)
         )
     )  # fmt: skip
-    return Setup(strategy, model, variables, optimizer, loss_scale, step, window, batches)
+    return Setup(strategy, model, variables, optimizer, loss_scale, step, window, batches, average)
 
 
 def shuffled(examples: Examples) -> Order:
@@ -247,15 +253,25 @@ def test_the_scale_doubles_after_enough_finite_steps_and_never_falls_below_one()
     assert float(setup.loss_scale.value.numpy()) == 1.0
 
 
-def test_variables_that_do_not_train_keep_every_bit():
-    setup = set_up(2, trains=lambda name: name.startswith("small/logits"))
-    frozen = {v.path: v.numpy() for v in setup.model.variables if not v.path.startswith("small/logits")}
+def test_what_does_not_train_keeps_every_bit_and_so_does_its_average():
+    def frozen_but_for_logits():
+        model = normalised_model()
+        for layer in model.layers[:-1]:
+            layer.trainable = False
+        return model
+
+    rule = optimizers.adamw(weight_decay=0.5, decay_vectors=True)
+    setup = set_up(2, rule=rule, make_model=frozen_but_for_logits, ema=0.5)
+    before = {variable.path: variable.numpy() for variable in setup.model.variables}
+    averages = setup.average.variables()
+    assert sum("moving_" in name for name in before) == 2
     setup.train(5)
     for variable in setup.model.variables:
-        if variable.path in frozen:
-            np.testing.assert_array_equal(variable.numpy(), frozen[variable.path])
-        else:
-            assert variable.path.startswith("small/logits")
+        name, still = variable.path, not variable.path.startswith("small/logits")
+        for each in (variable.value, averages[name]):
+            for value in setup.strategy.experimental_local_results(each):
+                assert (value.numpy().tobytes() == before[name].tobytes()) == still, name
+        assert (averages[name].numpy() == variable.numpy()).all() == still
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])

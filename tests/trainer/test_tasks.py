@@ -110,7 +110,7 @@ def test_evaluate_gives_the_figures_of_the_session_and_those_of_each_output(run,
     task, folder = run
     output = tmp_path / "figures.json"
     given = {"workdir": str(folder), "gin_file": [], "gin_param": [], "devices": "cpu", "checkpoint": "last"}
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given, split="test", output=str(output)))
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given, split="test", weights=None, output=str(output)))
     assert evaluate.main() == 0
     tensorflow_config.disable_op_determinism()
     written = json.loads(output.read_text())

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from trainer.models.weights import leaves
+
 
 class BatchNormalization(keras.layers.BatchNormalization):
     """Same arguments, variables, name in weight files and results (to float32 rounding) as Keras' layer.
@@ -32,12 +34,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
+def hides_one(layer: keras.layers.Layer) -> bool:
+    """Whether there is a batch normalisation inside, where stages do not see it."""
+    inner = layer._flatten_layers(include_self=False)
+    return any(isinstance(each, keras.layers.BatchNormalization) for each in inner)
+
+
 def fuse(model: keras.Model) -> keras.Model:
-    """A copy of a functional model, with new weights, whose batch normalisations are the fused ones."""
+    """A copy of a functional model, with new weights, whose batch normalisations are the fused ones.
+
+    The model itself where it has none.
+    """
+    if not any(type(layer) is keras.layers.BatchNormalization for layer in leaves(model)):
+        return model
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         if type(layer) is keras.layers.BatchNormalization:
             return BatchNormalization.from_config(layer.get_config())
         return layer.__class__.from_config(layer.get_config())
 
-    return keras.models.clone_model(model, clone_function=copy)
+    return keras.models.clone_model(model, clone_function=copy, recursive=True)

@@ -1,17 +1,16 @@
-"""What trains in a stage: names and patterns -> variables and the mode of every batch normalisation."""
+"""What trains in a stage: variables, their learning-rate factors, and the mode of every batch normalisation."""
 
 import dataclasses
-import difflib
-import re
 from collections.abc import Sequence
 
 import keras
 
 from data.errors import UserError
 from trainer.models.backbones import Backbone
-from trainer.models.network import Network
+from trainer.models.network import Network, layer_of
+from trainer.models.patterns import Names
 
-BATCHNORM_MODES = ("frozen", "train")
+BATCHNORM_MODES = ("frozen", "recalibrate", "train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,48 +19,72 @@ class Trainable:
 
     Attributes:
         names: names of the variables that gradients update, in the order of the model.
-        normalising: names of the layers whose batch normalisation uses and updates batch statistics.
+        normalising: the layers whose batch normalisation uses and updates batch statistics, as `Network.layers` names
+            them.
+        factors: of each of these variables, what multiplies the learning rate.
     """
 
     names: tuple[str, ...]
     normalising: frozenset[str]
+    factors: dict[str, float]
 
 
-def choose(network: Network, backbone: Backbone, patterns: Sequence[str], *, batchnorm: str, where: str) -> Trainable:
+def choose(
+    network: Network,
+    backbone: Backbone,
+    patterns: Sequence[str],
+    *,
+    batchnorm: str,
+    where: str,
+    factors: Sequence[tuple[str, float]] = (),
+    layer_decay: float = 1.0,
+    factors_where: str = "",
+) -> Trainable:
     """Finds what the patterns of a stage name. Changes nothing.
 
     Args:
-        patterns: each `head`, `backbone`, `all`, `last N blocks`, or a regular expression that is searched in names
-            like `backbone/block15_project_conv/kernel`.
-        batchnorm: `frozen`: in the backbone statistics, scale and offset stay and inference mode is used; `train`:
-            those that a pattern names use batch statistics and train. Outside the backbone they always train.
-        where: the stage, for messages.
+        patterns: see `trainer.models.patterns.Names.matching`; they add up. A leading `!` takes what the rest names
+            away from what the others have named, wherever it stands.
+        batchnorm: of the backbone. `frozen`: statistics, scale and offset stay and inference mode is used;
+            `recalibrate`: every layer uses batch statistics and its moving statistics follow them, scale and offset
+            stay, whatever the patterns say; `train`: those that a pattern names use batch statistics and train.
+            Outside the backbone they always train where a pattern names them.
+        where: the stage's binding of the patterns, for messages.
+        factors: pattern and factor of the learning rate of what it names; the last that matches a variable counts.
+        layer_decay: in (0, 1]. Multiplies the learning rate once for every block from the head to the variable: not in
+            the head, once in the last block, twice in the block before (Clark et al. 2020, ELECTRA; Bao et al. 2022,
+            BEiT). Multiplied with `factors`.
+        factors_where: the stage's binding of the factors, for messages.
 
     Raises:
-        UserError: a pattern that is malformed or names nothing, or nothing to train at all.
+        UserError: a pattern that is malformed or names nothing that is there, an exclusion that takes nothing away, a
+            factor for nothing that trains, or nothing to train at all.
     """
-    trainable = {name for name, variable in network.variables.items() if _trains_by_nature(name, variable)}
-    blocks = _blocks(network, backbone)
-    layers = {layer.name: layer for layer in network.model.layers + network.backbone.layers}
+    names, layers = Names.of(network, backbone), network.layers
     chosen: set[str] = set()
     for pattern in patterns:
-        matched = {name for name in trainable if _expression(pattern, blocks, where).search(name)}
-        if not matched:
-            heads = sorted({name.rsplit("/", 1)[0] for name in trainable})
-            nearest = difflib.get_close_matches(pattern, heads, n=3, cutoff=0.3)
-            raise UserError(
-                f"the pattern {pattern!r} matches no variable",
-                where=where,
-                expected=f"head, backbone, all, last N blocks, or an expression that matches names like {heads[-1]}",
-                do=f"nearest: {', '.join(nearest) or ', '.join(heads[:3])}",
-            )
-        chosen |= matched
+        if not pattern.startswith("!"):
+            chosen |= names.matching(pattern, where=where)
+    included = set(chosen)
+    for pattern in patterns:
+        if pattern.startswith("!"):
+            excluded = names.matching(pattern[1:], where=where)
+            if not excluded & included:
+                raise UserError(
+                    f"{pattern!r} excludes nothing of what the other patterns name",
+                    where=where,
+                    expected="an exclusion of something that would train",
+                    do="remove it",
+                )
+            chosen -= excluded
 
     def normalises(name: str) -> bool:
-        return isinstance(layers[name.split("/")[1]], keras.layers.BatchNormalization)
+        return isinstance(layers[layer_of(name)], keras.layers.BatchNormalization)
 
-    if batchnorm == "frozen":
-        chosen -= {name for name in chosen if normalises(name) and name.startswith("backbone/")}
+    def kept_still(name: str) -> bool:
+        return batchnorm != "train" and normalises(name) and name.startswith("backbone/")
+
+    chosen = {name for name in chosen if not kept_still(name)}
     if not chosen:
         raise UserError(
             f"nothing trains with the patterns {list(patterns)} and batchnorm = {batchnorm!r}",
@@ -69,61 +92,48 @@ def choose(network: Network, backbone: Backbone, patterns: Sequence[str], *, bat
             expected="at least one variable",
             do="name more layers, or set stage.batchnorm = 'train'",
         )
-    names = tuple(name for name in network.variables if name in chosen)
-    return Trainable(names, frozenset(name.split("/")[1] for name in names if normalises(name)))
+    ordered = tuple(name for name in names.variables if name in chosen)
+    normalising = {layer_of(name) for name in ordered if normalises(name)}
+    if batchnorm == "recalibrate":
+        normalising |= {layer_of(name) for name in network.variables if kept_still(name)}
+    of_patterns = _factors(names, ordered, factors, factors_where)
+    decayed = {name: layer_decay ** names.distance(name) for name in ordered}
+    return Trainable(ordered, frozenset(normalising), {name: of_patterns[name] * decayed[name] for name in ordered})
+
+
+def _factors(
+    names: Names, trained: Sequence[str], factors: Sequence[tuple[str, float]], where: str
+) -> dict[str, float]:
+    found = dict.fromkeys(trained, 1.0)
+    for pattern, factor in factors:
+        matched = names.matching(pattern, where=where) & found.keys()
+        if not matched:
+            raise UserError(
+                f"the pattern {pattern!r} of a learning-rate factor matches nothing that trains in the stage",
+                where=where,
+                expected="patterns of what trains",
+                do="remove it, or let the stage train what it names",
+            )
+        found |= dict.fromkeys(matched, float(factor))
+    return found
 
 
 def set_batchnorm(network: Network, trainable: Trainable) -> None:
     """Puts every batch normalisation into the stage's mode. Takes effect in functions traced afterwards."""
-    for layer in network.model.layers + network.backbone.layers:
+    for name, layer in network.layers.items():
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = layer.name in trainable.normalising
+            layer.trainable = name in trainable.normalising
 
 
 def moving_statistics(network: Network, trainable: Trainable) -> list[keras.Variable]:
     """The variables that batch normalisation updates by itself in this stage, differently on each replica."""
+    return [network.variables[name] for name in moving_names(network, trainable)]
+
+
+def moving_names(network: Network, trainable: Trainable) -> list[str]:
+    """Their names."""
     return [
-        variable
-        for name, variable in network.variables.items()
-        if name.split("/")[1] in trainable.normalising and name.split("/")[-1].startswith("moving_")
+        name
+        for name in network.variables
+        if layer_of(name) in trainable.normalising and name.split("/")[-1].startswith("moving_")
     ]
-
-
-def _trains_by_nature(name: str, variable: keras.Variable) -> bool:
-    last = name.split("/")[-1]
-    return not (last.startswith("moving_") or last == "seed_generator_state") and variable.dtype.startswith("float")
-
-
-def _blocks(network: Network, backbone: Backbone) -> dict[str, list[str]]:
-    """The layers with variables of each block, from the input to the output."""
-    found: dict[str, list[str]] = {}
-    for layer in network.backbone.layers:
-        match = re.match(backbone.block, layer.name)
-        if match and layer.weights:
-            found.setdefault(next(filter(None, match.groups()), match[0]), []).append(layer.name)
-    return found
-
-
-def _expression(pattern: str, blocks: dict[str, list[str]], where: str) -> re.Pattern:
-    last = re.fullmatch(r"last (\d+) blocks?", pattern)
-    if last:
-        count = int(last[1])
-        if not 1 <= count <= len(blocks):
-            raise UserError(
-                f"{pattern!r}: the backbone has {len(blocks)} blocks",
-                where=where,
-                expected=f"1 to {len(blocks)}: {', '.join(blocks)}",
-                do="choose a number in that range",
-            )
-        layers = [layer for block in list(blocks)[-count:] for layer in blocks[block]]
-        return re.compile(f"^backbone/({'|'.join(map(re.escape, layers))})/")
-    words = {"head": "^head/", "backbone": "^backbone/", "all": ""}
-    try:
-        return re.compile(words.get(pattern, pattern))
-    except re.error as error:
-        raise UserError(
-            f"{pattern!r} is no regular expression: {error}",
-            where=where,
-            expected="head, backbone, all, last N blocks, or a regular expression",
-            do="correct it",
-        ) from error

@@ -1,17 +1,20 @@
 """A backbone and a head as one Keras model, with a name for every variable."""
 
 import dataclasses
+import re
 
 import gin
 import keras
+import numpy as np
 import tensorflow as tf
 
 from data.errors import UserError
-from trainer.models import backbones, keras_file
+from trainer.models import backbones, feature_map, files
 from trainer.models.backbones import Backbone
-from trainer.models.batchnorm import fuse
+from trainer.models.batchnorm import fuse, hides_one
 from trainer.models.heads import Head, linear
-from trainer.models.weights import WeightReport
+from trainer.models.naming import numbered_from_zero, variable_name
+from trainer.models.weights import WeightReport, assign, named_variables
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
@@ -33,9 +36,18 @@ class Network:
     variables: dict[str, keras.Variable]
     loaded: WeightReport | None
 
+    @property
+    def layers(self) -> dict[str, keras.layers.Layer]:
+        """Every layer as `backbone/LAYER` or `head/LAYER`, as the names of its variables begin."""
+        return _layers(self.model, self.backbone)
+
     def values(self) -> dict[str, tf.Variable]:
         """The same variables as TensorFlow's."""
         return {name: variable.value for name, variable in self.variables.items()}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Copies of what they hold."""
+        return {name: variable.numpy() for name, variable in self.values().items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,12 +57,13 @@ class Architecture:
     backbone: Backbone
     pretrained: str | None
     head: Head
+    features: str | None = None
 
-    def build(self, *, image_size: int, classes: int, precision: str, fused: bool = True) -> Network:
+    def build(self, *, image_size: int | None, classes: int, precision: str, fused: bool = True) -> Network:
         """Builds the model in the strategy and from the random seed in effect, and loads its weights.
 
         Args:
-            image_size: side of the images.
+            image_size: side of the images; None: the model takes images of any height and width.
             classes: number of outputs.
             precision: one of PRECISIONS.
             fused: with the batch normalisation of `trainer.models.batchnorm` in place of Keras'.
@@ -62,13 +75,26 @@ class Architecture:
         keras.config.set_dtype_policy(precision)
         try:
             inputs = keras.Input((image_size, image_size, 3), dtype="float32")
-            backbone = self._backbone(image_size)
+            with numbered_from_zero():
+                backbone = self._backbone(image_size)
             backbone = fuse(backbone) if fused else backbone
-            outputs = self._outputs(backbone(inputs), classes)
-            model = keras.Model(inputs, outputs, name=f"{self.backbone.name}_with_head")
+            if self.features is not None:
+                backbone = feature_map.up_to(backbone, self.features, where="gin binding model.features")
+            with numbered_from_zero():
+                outputs = self._outputs(backbone(inputs), classes)
+            name = re.sub(r"\W+", "_", self.backbone.name)
+            model = keras.Model(inputs, outputs, name=f"{name}_with_head")
         finally:
             keras.config.set_dtype_policy(outer)
-        loaded = self._load(backbone)
+        for layer in model.layers:
+            if layer is not backbone and hides_one(layer):
+                raise UserError(
+                    f"the layer {layer.name} of the head has batch normalisation inside, which no stage could freeze",
+                    where="gin binding model.head",
+                    expected="batch normalisation as a layer of its own",
+                    do="call the layers one by one instead of a model or layer that holds them",
+                )
+        loaded = self.load(backbone)
         return Network(model, backbone, _named_variables(model, backbone), loaded)
 
     def _backbone(self, image_size: int) -> keras.Model:
@@ -76,7 +102,8 @@ class Architecture:
             return self.backbone.build((image_size, image_size, 3))
         except ValueError as error:
             raise UserError(
-                f"{self.backbone.name} cannot be built for images of {image_size} x {image_size}: {error}",
+                f"{self.backbone.name} cannot be built for images of {image_size or 'any'} x {image_size or 'any'}: "
+                f"{' '.join(str(error).split())}",
                 where="gin binding train.image_size (image_size)",
                 expected=f"a size it accepts; it was trained on {self.backbone.native_size}",
                 do="choose a larger image_size",
@@ -86,18 +113,35 @@ class Architecture:
         try:
             return self.head(features, classes)
         except (TypeError, ValueError) as error:
+            any_size = None in features.shape[1:3]
             raise UserError(
                 f"the head cannot be built: {' '.join(str(error).split())}",
                 where="gin binding model.head",
-                expected="@linear(), @mlp(), or an own function (feature map, classes) -> logits",
+                expected="@linear(), @mlp(), or an own function (feature map, classes) -> logits"
+                + (" that pools, as images may have any size" if any_size else ""),
                 do="correct the bindings of the head; @linear() needs its ()",
             ) from error
 
-    def _load(self, backbone: keras.Model) -> WeightReport | None:
+    def load(self, backbone: keras.Model) -> WeightReport | None:
+        """Fills a built backbone with its pre-trained weights; None where there are to be none.
+
+        Raises:
+            UserError: there are no such weights, or they do not fit.
+        """
         if self.pretrained is None:
             return None
+        if self.features is None:
+            return self._load_whole(backbone)
+        with numbered_from_zero():
+            whole = self.backbone.build(tuple(backbone.input_shape[1:]))
+        report = self._load_whole(whole)
+        values = {name: variable.numpy() for name, variable in named_variables(whole).items()}
+        part = assign(backbone, values, source=report.source, head="")
+        return dataclasses.replace(part, skipped=part.skipped + report.skipped, notes=report.notes)
+
+    def _load_whole(self, backbone: keras.Model) -> WeightReport:
         if self.pretrained != "imagenet":
-            return keras_file.load_file(backbone, self.pretrained)
+            return files.load_file(backbone, self.pretrained)
         if self.backbone.load_imagenet is None:
             raise UserError(
                 f"there are no ImageNet weights for {self.backbone.name}",
@@ -110,14 +154,21 @@ class Architecture:
 
 @gin.configurable
 def model(
-    *, backbone: str = "efficientnet_lite0", weights: str | None = "imagenet", head: Head | None = None
+    *,
+    backbone: str = "efficientnet_lite0",
+    weights: str | None = "imagenet",
+    head: Head | None = None,
+    features: str | None = None,
 ) -> Architecture:
     """A backbone by name with a new head.
 
     Args:
-        backbone: a name out of `trainer.models.backbones.BACKBONES`.
-        weights: `imagenet`, None (random) or the path of a `.weights.h5`, `.keras` or `.h5` file for the backbone.
+        backbone: one of those that `scripts/train.py --backbones` lists, the path of a `.keras` or `.h5` file that
+            holds a whole model, or `hub:PRESET` of keras-hub.
+        weights: `imagenet` (of a model file or preset: its own), None (random) or the path of any file that
+            `trainer.models.files.opened` reads, for the backbone.
         head: `@linear()`, `@mlp()` or an own function (feature map, classes) -> logits.
+        features: the layer of the backbone whose feature map the head gets, where that is not the last one.
     """
     if not isinstance(weights, str | None):
         raise UserError(
@@ -126,19 +177,25 @@ def model(
             expected="'imagenet', None or the path of a weights file",
             do="correct it",
         )
-    return Architecture(backbone=backbones.find(backbone), pretrained=weights, head=head or linear())
+    return Architecture(backbone=backbones.find(backbone), pretrained=weights, head=head or linear(), features=features)
+
+
+def layer_of(variable: str) -> str:
+    """The layer of a variable, by the names of a `Network`."""
+    return "/".join(variable.split("/")[:2])
+
+
+def _layers(model: keras.Model, backbone: keras.Model) -> dict[str, keras.layers.Layer]:
+    head = [layer for layer in model.layers if layer is not backbone]
+    parts = (("backbone", backbone.layers), ("head", head))
+    return {f"{part}/{layer.name}": layer for part, layers in parts for layer in layers}
 
 
 def _named_variables(model: keras.Model, backbone: keras.Model) -> dict[str, keras.Variable]:
     named: dict[str, keras.Variable] = {}
-    head = [layer for layer in model.layers if layer is not backbone]
-    for part, layers in (("backbone", backbone.layers), ("head", head)):
-        for layer in layers:
-            for variable in layer.variables:
-                # The path of a seed generator counts those of the whole process: no name to find it by again.
-                inside = variable.path.startswith(f"{layer.name}/")
-                path = variable.path.removeprefix(f"{layer.name}/") if inside else variable.name
-                named[f"{part}/{layer.name}/{path}"] = variable
+    for name, layer in _layers(model, backbone).items():
+        for variable in layer.variables:
+            named[f"{name}/{variable_name(layer, variable)}"] = variable
     if len(named) != len(model.variables):
         raise RuntimeError(
             f"Received: {len(model.variables)} variables under {len(named)} names  Expected: a name each"

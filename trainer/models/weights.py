@@ -1,19 +1,21 @@
 """Arrays by name into a model: every variable is compared before the first one is written."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import keras
 import numpy as np
 
 from data.errors import UserError
+from trainer.models.growing import ClassChange
+from trainer.models.naming import variable_name
 
 HEAD = r"^(fc\d*|predictions|conv_preds|logits|classifier|head(_\w+)?)\b"
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class WeightReport:
     """What of a file went into which part of a model.
 
@@ -23,6 +25,8 @@ class WeightReport:
         skipped: entries of the file that the model has no place for (a classifier).
         missing: the model's variables that the file lacks.
         matched_parameters, model_parameters: numbers assigned, and in all variables of the model.
+        classes: what became of the source's classes; None where only a backbone was filled.
+        notes: what else the user should know.
     """
 
     source: str
@@ -31,6 +35,8 @@ class WeightReport:
     missing: tuple[str, ...]
     matched_parameters: int
     model_parameters: int
+    classes: ClassChange | None = None
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line: how many variables and parameters, from where, and what was left out."""
@@ -42,7 +48,23 @@ class WeightReport:
         for word, names in (("skipped", self.skipped), ("missing", self.missing)):
             if names:
                 line += f"; {len(names)} {word}: {_first(names)}"
+        for told in (*([self.classes.summary()] if self.classes else []), *self.notes):
+            line += f"; {told}"
         return line
+
+    def facts(self) -> dict:
+        """The same for `metrics.jsonl`; of names that went over, their number."""
+        return {
+            "source": self.source,
+            "matched": len(self.matched),
+            "skipped": list(self.skipped),
+            "missing": list(self.missing),
+            "matched_parameters": self.matched_parameters,
+            "model_parameters": self.model_parameters,
+            "classes": None if self.classes is None else dataclasses.asdict(self.classes),
+            "notes": list(self.notes),
+            "summary": self.summary(),
+        }
 
 
 def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
@@ -60,7 +82,7 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
             if id(variable) in seen:
                 continue
             seen.add(id(variable))
-            name = _variable_name(layer, variable)
+            name = f"{layer.name}/{variable_name(layer, variable)}"
             if name in named:
                 raise UserError(
                     f"two variables of the model are called {name}",
@@ -118,7 +140,8 @@ def compare(model: keras.Model, shapes: Mapping[str, tuple[int, ...]], *, source
             + "; ".join(complaints),
             where=source,
             expected=f"every variable of the model in its shape, and nothing else but a head like {head!r}",
-            do="build the model that was saved (same backbone, width and classes), or name another head",
+            do="build the model that was saved (same backbone, same width); a whole model with another kind of head "
+            "can itself be the backbone: model.backbone = 'FILE'",
         )
     return WeightReport(
         source=source,
@@ -130,21 +153,31 @@ def compare(model: keras.Model, shapes: Mapping[str, tuple[int, ...]], *, source
     )
 
 
-def write(model: keras.Model, values: Mapping[str, np.ndarray], *, source: str) -> None:
+def write(
+    model: keras.Model,
+    values: Mapping[str, np.ndarray],
+    *,
+    source: str,
+    variables: Mapping[str, keras.Variable] | None = None,
+) -> None:
     """Assigns values that `compare` has found to fit.
 
+    Args:
+        variables: those of the model by the names of the values; None: `named_variables`.
+
     Raises:
-        UserError: one holds no real numbers; nothing was assigned.
+        UserError: one holds no real numbers, or not only finite ones; nothing was assigned.
     """
     for name, value in values.items():
-        if not np.can_cast(value.dtype, np.float64, "same_kind"):
+        real = np.can_cast(value.dtype, np.float64, "same_kind")
+        if not real or not np.isfinite(value).all():
             raise UserError(
-                f"{name} holds {value.dtype}",
+                f"{name} holds {'NaN or infinity' if real else value.dtype}",
                 where=source,
-                expected="real numbers",
-                do="save the weights again with Keras",
+                expected="real, finite numbers",
+                do="take weights from before they broke, or save them again with Keras",
             )
-    variables = named_variables(model)
+    variables = named_variables(model) if variables is None else variables
     for name, value in values.items():
         variables[name].assign(value)
     for layer in leaves(model):
@@ -158,13 +191,6 @@ def leaves(model: keras.Model) -> list[keras.layers.Layer]:
     for layer in model.layers:
         found.extend(leaves(layer) if isinstance(layer, keras.Model) else [layer])
     return found
-
-
-def _variable_name(layer: keras.layers.Layer, variable: keras.Variable) -> str:
-    parts = variable.path.split("/")
-    if layer.name not in parts[:-1]:
-        return f"{layer.name}/{variable.name}"
-    return "/".join(parts[parts.index(layer.name) :])
 
 
 def _size(variable: keras.Variable) -> int:

@@ -1,7 +1,9 @@
 """A run as a list of stages: how long, what trains, at which learning rate, and what batch normalisation does."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
 
 import gin
 import numpy as np
@@ -16,7 +18,11 @@ from trainer.optimization.schedules import Schedule, steps_function
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
-    """See `stage`."""
+    """See `stage`.
+
+    Attributes:
+        bindings: parameter -> the gin binding it comes from, where that is not `NAME/stage.PARAMETER`.
+    """
 
     name: str
     length: Duration
@@ -24,6 +30,35 @@ class Stage:
     schedule: Schedule
     batchnorm: str | None
     policy: Policy | None = None
+    factors: Sequence[tuple[str, float]] = ()
+    layer_decay: float = 1.0
+    image_size: int | None = None
+    bindings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        batchnorm, expected = self.batchnorm, f"None or one of {', '.join(BATCHNORM_MODES)}"
+        self._expect("batchnorm", batchnorm in (None, *BATCHNORM_MODES), expected)
+        self._expect("policy", self.policy is None or isinstance(self.policy, Policy), "@policy()")
+        decay = _is_number(self.layer_decay) and 0 < self.layer_decay <= 1
+        self._expect("layer_decay", decay, "a number above 0, at most 1, such as 0.75")
+        size = self.image_size
+        whole = size is None or (isinstance(size, int) and not isinstance(size, bool) and size > 0)
+        self._expect("image_size", whole, "None or a whole number above 0")
+        pairs = isinstance(self.factors, list | tuple) and all(map(_is_factor, self.factors))
+        self._expect("factors", pairs, "patterns with numbers above 0, such as [('backbone', 0.1), ('bias$', 2.0)]")
+
+    def binding(self, parameter: str) -> str:
+        """The gin binding of a parameter, for messages."""
+        return self.bindings.get(parameter, f"{self.name}/stage.{parameter}")
+
+    def _expect(self, parameter: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UserError(
+                f"{parameter} = {reprlib.repr(getattr(self, parameter))}",
+                where=f"gin binding {self.binding(parameter)}",
+                expected=expected,
+                do="correct it",
+            )
 
 
 @gin.configurable
@@ -34,24 +69,26 @@ def stage(
     schedule: Schedule,
     batchnorm: str | None = None,
     policy: Policy | None = None,
+    factors: Sequence[tuple[str, float]] = (),
+    layer_decay: float = 1.0,
+    image_size: int | None = None,
 ) -> Stage:
     """A part of training with its own trainable set. Named by its gin scope: `head/stage.length = (3, 'epochs')`.
 
     Args:
         length: a number and one of steps, epochs, examples.
-        trains: patterns, see `trainer.models.freeze.choose`.
+        trains: patterns, see `trainer.models.patterns.Names.matching`; one that begins with `!` excludes.
         schedule: `@constant_rate()`, `@linear_decay()`, `@cosine()`, or an own function.
-        batchnorm: `frozen` or `train` in the backbone; None: frozen where the backbone is pre-trained.
+        batchnorm: `frozen`, `recalibrate` or `train` in the backbone, see `trainer.models.freeze.choose`; None: frozen
+            where `model.weights` names any, whatever --init_from says, else train.
         policy: what augments its images; None: train.policy.
+        factors: pattern and number, `[('backbone', 0.1)]`: what multiplies the learning rate (and with it the decoupled
+            weight decay of a step) of what the pattern names; the last pattern that matches a variable counts.
+        layer_decay: one more factor for every block between output and variable: 1 in the head, `layer_decay` in the
+            last block, its square in the block before, and so on.
+        image_size: side of what the network sees in this stage; None: train.image_size, as in every evaluation.
     """
     name = gin.current_scope_str() or "stage"
-    if batchnorm not in (None, *BATCHNORM_MODES):
-        raise UserError(
-            f"batchnorm = {batchnorm!r}",
-            where=f"gin binding {name}/stage.batchnorm",
-            expected=f"None or one of {', '.join(BATCHNORM_MODES)}",
-            do="correct it",
-        )
     patterns = (trains,) if isinstance(trains, str) else trains
     if not isinstance(patterns, list | tuple) or not all(isinstance(pattern, str) for pattern in patterns):
         raise UserError(
@@ -60,13 +97,26 @@ def stage(
             expected="head, backbone, all, last N blocks, regular expressions, or a list of these",
             do=f"for example {name}/stage.trains = ['head', 'last 3 blocks']",
         )
-    if policy is not None and not isinstance(policy, Policy):
-        raise UserError(
-            f"policy = {policy!r}", where=f"gin binding {name}/stage.policy", expected="@policy()", do="correct it"
-        )
     return Stage(
-        name=name, length=length, trains=tuple(patterns), schedule=schedule, batchnorm=batchnorm, policy=policy
+        name=name,
+        length=length,
+        trains=tuple(patterns),
+        schedule=schedule,
+        batchnorm=batchnorm,
+        policy=policy,
+        factors=factors,
+        layer_decay=layer_decay,
+        image_size=image_size,
     )
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_factor(pair) -> bool:
+    two = isinstance(pair, list | tuple) and len(pair) == 2
+    return two and isinstance(pair[0], str) and not pair[0].startswith("!") and _is_number(pair[1]) and pair[1] > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,11 +130,16 @@ class Planned:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The stages of a run of known size, end to end."""
+    """The stages of a run of known size, end to end.
+
+    Attributes:
+        rate_factor: of every learning rate of the schedules.
+    """
 
     stages: tuple[Planned, ...]
     examples: int
     batch: int
+    rate_factor: float = 1.0
 
     @property
     def steps(self) -> int:
@@ -100,10 +155,11 @@ class Plan:
         planned = next(planned for planned in self.stages if planned.start <= first < planned.stop)
         steps_of = steps_function(examples=self.examples, batch=self.batch)
         inside = np.arange(first, last, dtype=np.int64) - planned.start
-        return np.asarray(planned.stage.schedule(inside, planned.stop - planned.start, steps_of), np.float64)
+        rates = np.asarray(planned.stage.schedule(inside, planned.stop - planned.start, steps_of), np.float64)
+        return rates * self.rate_factor
 
 
-def plan(stages: Sequence[Stage], *, examples: int, batch: int) -> Plan:
+def plan(stages: Sequence[Stage], *, examples: int, batch: int, rate_factor: float = 1.0) -> Plan:
     """Lays the stages end to end.
 
     Raises:
@@ -119,7 +175,7 @@ def plan(stages: Sequence[Stage], *, examples: int, batch: int) -> Plan:
         )
     planned, start = [], 0
     for stage in stages:
-        where = f"{stage.name}/stage.length"
+        where = stage.binding("length")
         length = durations.steps(stage.length, examples=examples, batch=batch, where=where)
         if length < 1:
             raise UserError(
@@ -130,23 +186,29 @@ def plan(stages: Sequence[Stage], *, examples: int, batch: int) -> Plan:
             )
         planned.append(Planned(stage=stage, start=start, stop=start + length))
         start += length
-    run = Plan(tuple(planned), examples, batch)
+    run = Plan(tuple(planned), examples, batch, rate_factor)
     for each in planned:
         _check_rates(run, each)
     return run
 
 
 def _check_rates(run: Plan, planned: Planned) -> None:
-    """Calls the schedule once before anything is written: an own one may be wrong, a built-in one misused."""
+    """Asks the schedule before anything is written: an own one may be wrong, a built-in one misused."""
+    wrong = None
     try:
-        rates = run.learning_rates(planned.start, planned.start + 1)
-        wrong = None if rates.shape == (1,) and 0 <= rates[0] < np.finfo(np.float32).max else f"gives {rates}"
-    except (TypeError, ValueError) as error:
-        wrong = f"fails: {error}"
+        for step in (planned.start, planned.stop - 1):
+            rates = run.learning_rates(step, step + 1)
+            if not (rates.shape == (1,) and 0 <= rates[0] < np.finfo(np.float32).max):
+                wrong = f"gives {rates} at step {step - planned.start} of {planned.stop - planned.start}"
+    except UserError:
+        raise
+    # A schedule of one's own may fail in any way.
+    except Exception as error:
+        wrong = f"fails: {type(error).__name__}: {error}"
     if wrong:
         raise UserError(
             f"the schedule of the stage {planned.stage.name} {wrong}",
-            where=f"gin binding {planned.stage.name}/stage.schedule",
+            where=f"gin binding {planned.stage.binding('schedule')}",
             expected="@constant_rate(), @linear_decay() or @cosine() with a number as peak, or an own function",
-            do="correct its bindings; @cosine() needs its ()",
+            do="correct its bindings, such as final below 0; @cosine() needs its ()",
         )

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,20 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from data.names import printable
+from trainer.models.backbones import Backbone
 
 PLAIN_SECONDS = 10.0
 PLAIN_WIDTH = 120
 # Weight of the newest step in the running mean of the loss.
 SMOOTHING = 0.05
 # Figures of an evaluation that fit one line; every task has some of them.
-HEADLINE = ("loss", "accuracy", "f1", "exact_match", "macro_f1", "mean_absolute_error", "r2")
+HEADLINE = (
+    *("loss", "accuracy", "old_accuracy", "new_accuracy", "f1", "exact_match", "macro_f1"),
+    *("mean_absolute_error", "r2"),
+)
 TITLES = {"top5_accuracy": "top-5", "f1": "F1", "macro_f1": "macro F1", "r2": "R2"}
+# Layers whose drift is shown.
+LARGEST = 5
 # Classes up to which a confusion matrix fits a terminal.
 WIDEST = 12
 
@@ -69,7 +75,8 @@ class Console:
     def evaluated(self, event: dict) -> None:
         """The figures of an `eval` event."""
         figures = ", ".join(f"{_words(name)} {event[name]:.4f}" for name in HEADLINE if name in event)
-        self.say(f"step {event['step']}: {event['split']} {figures} on {event['examples']} examples")
+        which = f" ({event['weights']} weights)" if "weights" in event else ""
+        self.say(f"step {event['step']}: {event['split']}{which} {figures} on {event['examples']} examples")
 
     def _progress(self, title: str, done: int, total: int | None, text: str, *, final: bool) -> None:
         shown = f"{title} {done}" if total is None else f"{title} {done}/{total}"
@@ -145,6 +152,18 @@ class Console:
             table.add_row(row["name"], row["against"], *figures)
         self._rich.print(table)
 
+    def backbones(self, known: Iterable[Backbone]) -> None:
+        """What recipes can name as model.backbone, a row each."""
+        table = Table("backbone", title="model.backbone (backbone)", title_justify="left")
+        for column in ("image size", "parameters", "blocks"):
+            table.add_column(column, justify="right")
+        table.add_column("ImageNet weights")
+        for each in known:
+            size, parameters, blocks = each.native_size, each.parameters, each.blocks
+            table.add_row(each.name, str(size), f"{parameters:,}", str(blocks), "yes" if each.load_imagenet else "no")
+        self._rich.print(table)
+        self.say("Also the path of a .keras or .h5 file that holds a whole model, or hub:PRESET with the extra hub.")
+
     def results(self, summary: dict, workdir: Path) -> None:
         """The footer: the table of `summary.json` and where everything is."""
         self.close()
@@ -159,6 +178,16 @@ class Console:
         best = summary["best"]
         if best:
             self.say(f"best {best['split']} {_words(best['metric'])}: {best['value']:.4f} at step {best['step']}")
+        forgotten = summary.get("forgetting", {})
+        for name in ("old", "new"):
+            if name in forgotten:
+                before, after = (_shown(forgotten[name][when]) for when in ("before", "after"))
+                self.say(f"{name} classes: {forgotten['split']} accuracy {before} before, {after} after")
+        moved = {layer: distance for layer, distance in summary.get("drift", {}).items() if distance is not None}
+        if moved:
+            largest = sorted(moved, key=moved.get, reverse=True)[:LARGEST]
+            shown = ", ".join(f"{layer} {moved[layer]:.3f}" for layer in largest)
+            self.say(f"largest drift from the first weights, of {len(moved)} layers: {shown}")
         self.say(f"workdir: {workdir}")
 
 

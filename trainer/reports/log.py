@@ -2,8 +2,10 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import numpy as np
 
 from trainer.workdir import write_text
 
@@ -50,3 +52,31 @@ def _finite(value):
 
 def _line(event: dict) -> str:
     return json.dumps(event, allow_nan=False) + "\n"
+
+
+def window_events(
+    first: int, records: dict[str, np.ndarray], seconds: float, *, batch: int, epoch: Callable[[int], float]
+) -> list[dict]:
+    """The `train` events of the steps of a window, and a `skip` event behind each one that was not finite.
+
+    Args:
+        first: steps done before.
+        records: by name [steps] float32, see `trainer.step.train_window`, and learning_rate.
+        seconds: that the window took.
+        batch: global.
+        epoch: of a step.
+    """
+    steps = len(records["loss"])
+    speed = {"images_per_second": steps * batch / seconds, "data_wait": float(records["wait"].sum() / seconds)}
+    events = []
+    for index in range(steps):
+        step = first + index + 1
+        figures = {name: float(values[index]) for name, values in records.items()}
+        finite = bool(figures.pop("finite"))
+        figures.pop("wait")
+        figures.pop("replaced")
+        events.append({"event": "train", "step": step, "epoch": epoch(step), **figures, **speed})
+        if not finite:
+            shown = [(step - 1) * batch, step * batch]
+            events.append({"event": "skip", "step": step, "positions": shown, "loss_scale": figures["loss_scale"]})
+    return events

@@ -1,12 +1,17 @@
 """Images that need no files are always the same."""
 
 import numpy as np
+import pytest
 
 from data import sources
 
 
-def test_digits_are_five_thousand_and_five_hundred_a_class():
-    digits = sources.digits()
+@pytest.fixture(scope="module")
+def digits():
+    return sources.digits()
+
+
+def test_digits_are_five_thousand_and_five_hundred_a_class(digits):
     assert len(digits) == 5000
     assert digits.pixels.shape == (5000, 28, 28, 3)
     assert np.bincount(digits.labels).tolist() == [500] * 10
@@ -35,3 +40,18 @@ def test_synthetic_classes_can_be_told_apart_by_their_tint():
         own = tints[images.labels == label]
         others = tints[images.labels != label]
         assert np.ptp(own, axis=0).max() < np.abs(others - own.mean(axis=0)).max(axis=1).min()
+
+
+def test_some_digits_alone_keep_their_names_and_take_the_order_asked_for(digits):
+    some = sources.digits(classes=(7, 3))
+    assert some.class_names == ("7", "3") and np.bincount(some.labels).tolist() == [500, 500]
+    same = np.isin(digits.labels, (7, 3))
+    np.testing.assert_array_equal(some.names, digits.names[same])
+    np.testing.assert_array_equal(some.pixels, digits.pixels[same])
+    np.testing.assert_array_equal(np.array([7, 3])[some.labels], digits.labels[same])
+
+
+@pytest.mark.parametrize("classes", [(), (1, 1), (10, 2), ("1", "2"), (True, 2), "12", 3, None])
+def test_digits_that_there_are_not_are_the_users_error(classes, complaint):
+    with complaint(repr(classes), "digits.classes"):
+        sources.digits(classes=classes)

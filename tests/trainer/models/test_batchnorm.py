@@ -66,3 +66,19 @@ def test_a_fused_model_has_the_names_shapes_and_weight_file_of_the_original(tmp_
     fused.load_weights(tmp_path / "original.weights.h5")
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(fused(images, training=False), original(images, training=False))
+
+
+def test_a_fused_model_carries_the_losses_of_the_original():
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(2, 1, kernel_regularizer=keras.regularizers.L2(0.5), name="conv")(inputs)
+    x = keras.layers.ActivityRegularization(l2=0.25)(keras.layers.BatchNormalization()(x))
+    original = keras.Model(inputs, x)
+    fused = fuse(original)
+    fused.set_weights(original.get_weights())
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    losses = []
+    for each in (original, fused):
+        each(images)
+        losses.append([float(loss) for loss in each.losses])
+    assert len(losses[0]) == 2 and min(losses[0]) > 0
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)

@@ -12,9 +12,13 @@ from trainer.models.network import Architecture, model
 BATCH = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
 
 
-def build(*, backbone="convnet", pretrained=None, head=None, image_size=16, classes=3, precision="float32"):
+def build(
+    *, backbone="convnet", pretrained=None, head=None, features=None, image_size=16, classes=3, precision="float32"
+):
     keras.utils.set_random_seed(1)
-    architecture = Architecture(backbone=BACKBONES[backbone], pretrained=pretrained, head=head or mlp(hidden=(4,)))
+    architecture = Architecture(
+        backbone=BACKBONES[backbone], pretrained=pretrained, head=head or mlp(hidden=(4,)), features=features
+    )
     return architecture.build(image_size=image_size, classes=classes, precision=precision)
 
 
@@ -107,6 +111,43 @@ class TestWeights:
             build(pretrained="imagenet")
 
 
+class TestFeaturesOfALayer:
+    def test_are_what_the_head_gets(self, tmp_path):
+        source = build()
+        path = str(tmp_path / "convnet.weights.h5")
+        source.backbone.save_weights(path)
+        network = build(features="block1_relu", pretrained=path)
+        expected = keras.Model(source.backbone.input, source.backbone.get_layer("block1_relu").output)
+        np.testing.assert_array_equal(network.backbone(BATCH, training=False), expected(BATCH, training=False))
+        assert {name.split("/")[1] for name in network.variables if name.startswith("backbone/")} == {
+            "block0_conv", "block0_bn", "block1_conv", "block1_bn",
+        }  # fmt: skip
+        assert {name.split("/")[0] for name in network.loaded.skipped} == {"block2_conv", "block2_bn"}
+
+    def test_of_an_unknown_layer_are_told_the_nearest(self, complaint):
+        with complaint("model.features", "'block1_rel'", "block1_relu"):
+            build(features="block1_rel")
+
+
+class TestImagesOfAnySize:
+    def test_go_through_a_network_whose_head_pools(self):
+        network = build(image_size=None, head=linear())
+        assert network.model.input_shape == (None, None, None, 3)
+        assert network.model(BATCH).shape == (2, 3) and network.model(BATCH[:, :8]).shape == (2, 3)
+
+    def test_are_refused_where_the_head_flattens(self, complaint):
+        with complaint("the head cannot be built", "that pools"):
+            build(image_size=None)
+
+
+def test_layers_of_an_own_head_without_a_name_are_called_alike_whatever_was_built_before():
+    def head(features, classes):
+        return keras.layers.Dense(classes)(keras.layers.GlobalMaxPooling2D()(features))
+
+    names = list(build(head=head).variables)
+    assert "head/dense/kernel" in names and list(build(head=head).variables) == names
+
+
 @pytest.mark.parametrize("head", [linear, linear(dropout=2), mlp(hidden=(-1,))], ids=["no ()", "dropout 2", "width -1"])
 def test_a_head_that_cannot_be_built_is_told_as_such(head, complaint):
     with complaint("the head cannot be built", "model.head"):
@@ -119,6 +160,15 @@ def test_a_head_that_cannot_be_built_is_told_as_such(head, complaint):
 def test_an_unknown_backbone_is_told_the_nearest(name, nearest, complaint):
     with complaint(repr(name), f"did you mean {nearest}", "convnet"):
         model(backbone=name)
+
+
+def test_a_head_that_hides_batch_normalisation_from_the_stages_is_refused(complaint):
+    def head(features, classes):
+        hidden = keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()], name="hidden")
+        return keras.layers.Dense(classes)(hidden(keras.layers.Flatten()(features)))
+
+    with complaint("hidden", "batch normalisation inside", "model.head"):
+        build(head=head)
 
 
 def test_the_default_is_lite0_with_its_weights_and_a_linear_head():

