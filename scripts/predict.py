@@ -3,8 +3,8 @@
 python scripts/predict.py --workdir=runs/photos --checkpoint=best --output=predictions.csv --top_k=3 new/ more/cat.jpg
 
 Of folders every image below them. The ending of --output says what is written, a row an image: .csv or .jsonl; without
---output rows are printed. Neither the training data nor the pre-trained weights are needed. Averaged over views, as in
-scripts/evaluate.py: --gin_param='train.evaluation_views = @five_crop()'
+--output rows are printed. Neither the training data nor the pre-trained weights are needed; a model file that is the
+backbone is. Averaged over views, as in scripts/evaluate.py: --gin_param='train.evaluation_views = @five_crop()'
 Exit status 0: at least one image has a prediction; those that do not decode are named, with the reason.
 """
 

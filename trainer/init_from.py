@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import gin
 import keras
 import numpy as np
 
 from data.errors import UserError
-from trainer import checkpoints, rendering
+from trainer import checkpoints, launch, rendering
 from trainer.models import checkpoint_file, files
 from trainer.models.growing import Outputs
 from trainer.models.naming import NORMALISATION
@@ -33,10 +34,12 @@ class Source:
     Attributes:
         path: what `files.opened` reads.
         outputs: what its outputs stand for, as far as that is written anywhere.
+        session: the folder of the session that wrote them; None where none did.
     """
 
     path: Path
     outputs: Outputs
+    session: Path | None = None
 
 
 def find(path: str) -> Source:
@@ -51,9 +54,9 @@ def find(path: str) -> Source:
     session = next((folder for folder in (place, *place.parents[:3]) if (folder / "config.gin").is_file()), None)
     if session == place:
         which = "best" if any(place.glob("checkpoints/best/ckpt-*.index")) else "last"
-        return Source(checkpoints.find(place / "checkpoints", which), _outputs_of_session(place))
+        return Source(checkpoints.find(place / "checkpoints", which), _outputs_of_session(place), place)
     if session and any(place.is_relative_to(session / kept) for kept in ("checkpoints", "initial")):
-        return Source(place, _outputs_of_session(session))
+        return Source(place, _outputs_of_session(session), session)
     return Source(place, _outputs_of_export(place))
 
 
@@ -117,7 +120,7 @@ def load(network: Network, path: str, *, ours: Outputs, recipe: Recipe) -> Weigh
     with files.opened(network.backbone, source.path) as reading:
         inside, head = _parted(network.backbone, reading)
         normalised = head.pop(NORMALISATION, {})
-        notes = _normalised_otherwise([array.read() for array in normalised.values()], recipe)
+        notes = _normalised_otherwise([array.read() for array in normalised.values()], source.session, recipe)
         report = compare(
             network.backbone, {name: array.shape for name, array in inside.items()}, source=path, head=HEAD
         )
@@ -182,12 +185,28 @@ def _is_dense(shapes: list[tuple[int, ...]]) -> bool:
     return kernel is not None and sorted(shapes, key=len)[:-1] in ([], [kernel[1:]])
 
 
-def _normalised_otherwise(stored: list[np.ndarray], recipe: Recipe) -> tuple[str, ...]:
-    """A warning where the source says of its pixels what this run does not do to its own."""
-    if not stored:
-        return ()
-    ours = rendering.colour_matrix(recipe)
-    theirs = np.concatenate([np.reshape(array, (-1, 3)) for array in sorted(stored, key=np.ndim, reverse=True)]).T
-    if ours is not None and theirs.shape == ours.shape and np.allclose(theirs, ours, rtol=1e-5, atol=1e-5):
-        return ()
-    return ("its pixels were normalised in another way than this run does (train.normalisation)",)
+def _normalised_otherwise(stored: list[np.ndarray], session: Path | None, recipe: Recipe) -> tuple[str, ...]:
+    """A warning where the source did something else to its pixels than this run does.
+
+    Args:
+        stored: the normalisation that an export holds, kernel and offset.
+        session: that wrote the weights, whose configuration says it.
+    """
+    if session is not None:
+        theirs = _normalisation_in((session / "config.gin").read_text())
+        same = theirs == _normalisation_in(gin.operative_config_str())
+    elif stored:
+        ours = rendering.colour_matrix(recipe)
+        matrix = np.concatenate([np.reshape(array, (-1, 3)) for array in sorted(stored, key=np.ndim, reverse=True)]).T
+        same = ours is not None and matrix.shape == ours.shape and np.allclose(matrix, ours, rtol=1e-5, atol=1e-5)
+    else:
+        same = True
+    return () if same else ("its pixels were normalised in another way than this run does (train.normalisation)",)
+
+
+def _normalisation_in(config: str) -> dict[str, str]:
+    """What a configuration says of `train.normalisation`, and of the operations that it names."""
+    settings = launch.settings(config)
+    rule = settings.get("train.normalisation", "None")
+    named = tuple(f"{name}." for name in re.findall(r"@([\w./]+)", rule))
+    return {"": rule} | {key: value for key, value in settings.items() if named and key.startswith(named)}

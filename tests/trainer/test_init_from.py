@@ -308,6 +308,16 @@ class TestASession:
             whole = model_file.read(file, True)
             np.testing.assert_allclose(whole.predict(answers["images"], verbose=0), answers["logits"], atol=1e-5)
 
+    @pytest.mark.parametrize(
+        ("bindings", "warned"), [((), False), (("train.normalisation = [@rescale()]", "rescale.factor = 0.5"), True)]
+    )
+    def test_is_warned_where_the_other_saw_other_pixels(
+        self, finished_once, tmp_path, open_session, events, bindings, warned
+    ):
+        begun(open_session(tmp_path, *bindings, init_from=str(finished_once)))
+        told = events(tmp_path, "start")[0]["weights"]["notes"]
+        assert any("normalised in another way" in note for note in told) == warned
+
     def test_that_was_cut_short_before_its_first_checkpoint_begins_anew(self, finished_once, tmp_path, open_session):
         begun(open_session(tmp_path, init_from=str(finished_once / "checkpoints" / "ckpt-9")))
         first = initial.read(Workdir.existing(str(tmp_path)))
