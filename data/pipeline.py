@@ -23,8 +23,8 @@ from data.read_crop import capacity_for, needs_files, read_crop
 ATTEMPTS = 8
 # Batches whose rows and draws are computed in one go: for small arrays TensorFlow's cost is that of the call.
 BLOCK = 8
-# Images decoded in one go: at most; where the host renders them so few that the processor's cache still holds them.
-GROUP, RENDERED_GROUP = 32, 4
+# Images decoded, and on the host rendered, in one go: at most.
+GROUP = 32
 # Of stored features so many batches are gathered in one go.
 FEATURE_BYTES, MOST_TOGETHER = 2**24, 64
 UNCHANGED = Policy()
@@ -189,7 +189,7 @@ def _batches(
     elif examples.store is not None and examples.store.length == full:
         read = _stored_equal(examples, full)
     else:
-        group = _divisor(batch, GROUP if rendering is None else RENDERED_GROUP)
+        group = _divisor(batch)
         read = _stored(examples, view) if examples.store is not None else _decoded(examples, view, attempts)
 
     def block(index):
@@ -247,9 +247,9 @@ def _batches(
     return batches.prefetch(2).with_options(options)
 
 
-def _divisor(batch: int, most: int) -> int:
-    """The largest divisor up to `most`; of an even number the largest even one, which keeps pairs together."""
-    return max(size for size in range(1, most + 1) if batch % size == 0 and (size % 2 == 0 or batch % 2))
+def _divisor(batch: int) -> int:
+    """The largest divisor up to GROUP; of an even number the largest even one, which keeps pairs together."""
+    return max(size for size in range(1, GROUP + 1) if batch % size == 0 and (size % 2 == 0 or batch % 2))
 
 
 # Of [G] rows of the table, or of one: the rows, the ones whose images they show (-1: none), canvases and sizes; given
