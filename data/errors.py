@@ -1,6 +1,11 @@
 """The two ways a run ends badly that are not bugs. Everything else that escapes is a bug."""
 
+import errno
+
 from data.names import printable
+
+# The disk, a quota or a limit on files takes no more.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):

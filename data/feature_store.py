@@ -3,35 +3,38 @@
 FOLDER/manifest.json     what was computed, and from what; it is there only when all the rest is
 FOLDER/computing.json    likewise while that is going on, with how far each file has come
 FOLDER/features-NAME.bin little-endian numbers, row after row
+FOLDER/features-NAME.crc the checksum of each row, little-endian uint32; 0 of one that nobody has computed
 FOLDER/rows.npz          of scripts/extract.py only: names, labels and the like of the rows
 """
 
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from data.errors import RunFailure, UserError
+from data.errors import DISK_FULL, RunFailure, UserError
 from data.names import STORE_LOCK, printable
 from data.packing import owned, say_bytes, write_json
 
-FORMAT = 1
+FORMAT = 2
 DTYPES = ("float16", "float32")
 MANIFEST = "manifest.json"
 # There while a store is unfinished.
 PROGRESS = "computing.json"
 # What scripts/extract.py says of the rows.
 ROWS = "rows.npz"
-OWN = r"features-\w+\.bin"
+OWN = r"features-\w+\.(bin|crc(\.part)?)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,23 @@ class Part:
     def row_bytes(self) -> int:
         """Bytes of a row."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def checksums(self) -> np.ndarray:
+        """[rows] uint32, what each row was written with; 0 where it was not.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is of another length, or a row is not what was written.
+        """
+        known = np.frombuffer(_beside(self.path).read_bytes(), "<u4")
+        if len(known) != self.rows:
+            raise ValueError(f"{_beside(self.path).name} has {len(known)} rows, not {self.rows}")
+        with open(self.path, "rb") as file:
+            for row, checksum in enumerate(known.tolist()):
+                content = file.read(self.row_bytes)
+                if checksum and zlib.crc32(content) != checksum:
+                    raise ValueError(f"row {row} of {self.path.name} is not what was written")
+        return known.copy()
 
     def reader(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """Maps the file into memory.
@@ -129,11 +149,15 @@ class FeatureStore:
     parts: dict[str, Part]
 
 
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".crc")
+
+
 class Writer:
     """Fills the files of a store; what is saved stays, whatever happens."""
 
-    def __init__(self, folder: Path, plan: dict):
-        self._folder, self._plan = folder, plan
+    def __init__(self, folder: Path, plan: dict, checksums: dict[str, np.ndarray]):
+        self._folder, self._plan, self._checksums = folder, plan, checksums
         self._files = {name: os.open(self._path(name), os.O_RDWR | os.O_CREAT, 0o666) for name in plan["parts"]}
 
     def _path(self, name: str) -> Path:
@@ -164,15 +188,21 @@ class Writer:
         size = math.prod(part["shape"]) * values.itemsize
         for row, value in zip(rows.tolist(), values, strict=True):
             # Rather than into the map: a full disk is an error here, not the end of the process.
-            if os.pwrite(self._files[name], value.tobytes(), row * size) < size:
+            content = value.tobytes()
+            if os.pwrite(self._files[name], content, row * size) < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._checksums[name][row] = zlib.crc32(content)
         part["broken"] = sorted({*part["broken"], *rows[broken].tolist()})
 
     def save(self, name: str, done: int) -> None:
         """Notes that a file has come so far."""
         os.fsync(self._files[name])
+        beside = _beside(self._path(name))
+        part = beside.with_name(f"{beside.name}.part")
+        part.write_bytes(self._checksums[name].astype("<u4").tobytes())
+        os.replace(part, beside)
         self._plan["parts"][name]["done"] = done
-        write_json(self._folder / PROGRESS, self._plan)
+        _write_plan(self._folder / PROGRESS, self._plan)
 
     def close(self) -> None:
         """Closes the files."""
@@ -181,7 +211,7 @@ class Writer:
 
     def finish(self) -> FeatureStore:
         """Declares the store complete."""
-        write_json(self._folder / MANIFEST, self._plan)
+        _write_plan(self._folder / MANIFEST, self._plan)
         (self._folder / PROGRESS).unlink(missing_ok=True)
         return _store(self._folder, self._plan)
 
@@ -193,16 +223,15 @@ def open_features(folder: Path) -> FeatureStore:
         UserError: there is none, or it is damaged.
     """
     try:
-        plan = json.loads((folder / MANIFEST).read_text())
-        if plan["format"] != FORMAT:
-            raise ValueError(f"format {plan['format']}, this version reads {FORMAT}")
+        plan = _read_plan(folder / MANIFEST)
         store = _store(folder, plan)
         for part in store.parts.values():
             size = part.path.stat().st_size
             if size != part.rows * part.row_bytes:
                 raise ValueError(f"{part.path.name} has {size} bytes, not {part.rows * part.row_bytes}")
+            part.checksums()
         return store
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"no features can be opened: {error}",
             where=str(folder),
@@ -270,14 +299,14 @@ def writing(
             if found is not None:
                 yield found
                 return
-            plan = _settled(folder, plan)
+            plan, checksums = _settled(folder, plan)
             total = sum(part.rows * part.row_bytes for part in parts.values())
             # What is there already takes its blocks of the disk.
             there = sum(path.stat().st_blocks * 512 for path in _own_files(folder))
             free = shutil.disk_usage(folder).free
             if total - there > free:
                 raise _full(folder, f"{say_bytes(total - there)} are needed, {say_bytes(free)} are free")
-            writer = Writer(folder, plan)
+            writer = Writer(folder, plan, checksums)
             try:
                 yield writer
             finally:
@@ -285,7 +314,7 @@ def writing(
     except BrokenPipeError:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise _full(folder, str(error.strerror)) from error
         raise UserError(
             f"the features cannot be written: {error.strerror}",
@@ -295,19 +324,41 @@ def writing(
         ) from error
 
 
-def _settled(folder: Path, plan: dict) -> dict:
-    """The plan as far as it has been carried out."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        there = json.loads((folder / PROGRESS).read_text())
+def _settled(folder: Path, plan: dict) -> tuple[dict, dict[str, np.ndarray]]:
+    """The plan as far as it has been carried out, and the checksums of the rows of each part."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        there = _read_plan(folder / PROGRESS)
         fresh = {name: {**part, "done": 0, "broken": []} for name, part in there["parts"].items()}
-        whole = all((folder / part["file"]).exists() for part in there["parts"].values())
-        if {**there, "parts": fresh} == json.loads(json.dumps(plan)) and whole:
-            return there
+        if {**there, "parts": fresh} == json.loads(json.dumps(plan)):
+            begun = {name: part for name, part in _store(folder, there).parts.items() if there["parts"][name]["done"]}
+            found = {name: part.checksums() for name, part in begun.items()}
+            return there, _unwritten(plan) | found
     # Unlinked, not overwritten: another run may have the files mapped.
     for path in (folder / MANIFEST, folder / PROGRESS, *_own_files(folder)):
         path.unlink(missing_ok=True)
-    write_json(folder / PROGRESS, plan)
+    _write_plan(folder / PROGRESS, plan)
+    return plan, _unwritten(plan)
+
+
+def _unwritten(plan: dict) -> dict[str, np.ndarray]:
+    return {name: np.zeros(part["rows"], np.uint32) for name, part in plan["parts"].items()}
+
+
+def _write_plan(path: Path, plan: dict) -> None:
+    write_json(path, {**plan, "sha256": _digest(plan)})
+
+
+def _read_plan(path: Path) -> dict:
+    plan = json.loads(path.read_text())
+    if plan["format"] != FORMAT:
+        raise ValueError(f"format {plan['format']}, this version reads {FORMAT}")
+    if plan.pop("sha256") != _digest(plan):
+        raise ValueError(f"{path.name} is not what was written")
     return plan
+
+
+def _digest(plan: dict) -> str:
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
 def _store(folder: Path, plan: dict) -> FeatureStore:
@@ -325,7 +376,7 @@ def _store(folder: Path, plan: dict) -> FeatureStore:
 
 
 def _plain(name: str) -> str:
-    if not re.fullmatch(OWN, name):
+    if not (re.fullmatch(OWN, name) and name.endswith(".bin")):
         raise ValueError(f"no file of a store: {name}")
     return name
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import hashlib
 import io
@@ -11,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data.decode import Decoding, shrink_factor
-from data.errors import RunFailure, UserError
+from data.errors import DISK_FULL, RunFailure, UserError
 from data.examples import Examples, Record, Stream, record_columns
 from data.inspection import Inspection, Looker, Sight, in_order, look_at
 from data.names import STORE_LOCK, printable
@@ -34,7 +32,6 @@ SAMPLE = 512
 # There while a packing is unfinished: what is being packed.
 PLAN = "packing.json"
 OWN = r"canvases-\d{5}\.(bin|npz)(\.part)?"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def expected_bytes(source: Examples | Stream, *, decoding: Decoding) -> int | None:
@@ -162,7 +159,7 @@ def _write(
 
 def _settle(folder: Path, plan: dict, *, start_over: bool) -> None:
     """Makes the folder one that this plan is being packed into."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         if json.loads((folder / PLAN).read_text()) == plan:
             return
     unfinished = (folder / PLAN).exists()
@@ -210,16 +207,17 @@ def _whole_shards(folder: Path, source: Examples | Stream) -> list[dict]:
         try:
             rows, size = read_rows(path), path.stat().st_size
             seen = Inspection(**{name: rows[name] for name in Inspection.names()})
-        except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
+            checksum = sha256(path)
+        except (OSError, ValueError, LookupError, TypeError):
             break
         count = len(rows["names"])
-        if size != seen.sizes.astype(np.int64).prod(axis=1).sum() * 3:
+        if checksum != rows["sha256"] or size != seen.sizes.astype(np.int64).prod(axis=1).sum() * 3:
             break
         if isinstance(source, Examples):
             part = source.take(np.arange(done, min(done + count, len(source))))
             if not np.array_equal(part.names, rows["names"]) or (part.root and changed_files(part, seen)):
                 break
-        shards.append({"file": path.name, "rows": count, "bytes": size, "sha256": sha256(path)})
+        shards.append({"file": path.name, "rows": count, "bytes": size, "sha256": checksum})
         done += count
     for path in _own_files(folder):
         if int(path.name[9:14]) >= len(shards):
@@ -282,7 +280,7 @@ def _write_shard(
         columns |= record_columns(named)
     rows = path.with_suffix(".npz.part")
     with open(rows, "wb") as file:
-        np.savez(file, **columns)
+        np.savez(file, **columns, sha256=checksum.hexdigest())
         file.flush()
         os.fsync(file.fileno())
     os.replace(rows, path.with_suffix(".npz"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from data import decode
+from data import decode, skipping
 from data.augment import crops, geometry
 from data.augment.apply import Rendering
 from data.augment.operation import Size
@@ -18,6 +18,7 @@ from data.examples import Examples
 from data.feature_store import Part
 from data.order import Order
 from data.read_crop import capacity_for, needs_files, read_crop
+from data.skipping import Ranges
 
 # Rows that are tried, one after the other, when an image breaks while a session trains.
 ATTEMPTS = 8
@@ -55,6 +56,28 @@ class View:
     uniform: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Lane:
+    """Which elements of a stream a process makes where several share it: `count` of every `every`, from `first` on.
+
+    Attributes:
+        start: number of its own that comes first.
+    """
+
+    first: int = 0
+    count: int = 1
+    every: int = 1
+    start: int = 0
+
+    def numbers(self, own: tf.Tensor) -> tf.Tensor:
+        """Number in the whole stream of its 0th, 1st, 2nd, ... element; [M] int64."""
+        own = own + self.start
+        return own // self.count * self.every + self.first + own % self.count
+
+
+WHOLE = Lane()
+
+
 @PLAIN
 def train_batches(
     examples: Examples,
@@ -67,6 +90,9 @@ def train_batches(
     view: View,
     length: int | None = None,
     rendering: Rendering | None = None,
+    left_out: Ranges = (),
+    lane: Lane = WHOLE,
+    served: bool = False,
 ) -> tf.data.Dataset:
     """The endless training stream in batches.
 
@@ -74,11 +100,14 @@ def train_batches(
 
     Args:
         order: which example stands at which position.
-        start: position of the first example, a multiple of `batch`.
+        start: index of the first example among those shown, a multiple of `batch`; without `left_out` its position.
         batch: examples an element. With R replicas each takes every R-th element.
         seed: of what the policy draws.
         length: positions of the whole training, see `Policy.draw`.
         rendering: renders the images on the host; None leaves that to the device.
+        left_out: positions that the stream goes without, see `data.skipping`.
+        lane: the elements wanted of those from `start` on.
+        served: for other hosts: element by element, with no image of a store in the graph that they are sent.
 
     Returns:
         dataset of dict(canvas [batch, capacity * 3] uint8, size [batch, 2] int32, geometry [batch, 3, 3] float32,
@@ -110,6 +139,9 @@ def train_batches(
         attempts=ATTEMPTS,
         crop_files=file_crop is not None,
         rendering=rendering,
+        left_out=left_out,
+        lane=lane,
+        served=served,
     )
 
 
@@ -123,6 +155,7 @@ def evaluation_batches(
     start: int = 0,
     policy: Policy = UNCHANGED,
     views: np.ndarray | None = None,
+    lane: Lane = WHOLE,
 ) -> tf.data.Dataset:
     """Each example once in the order of the table, the tail padded with weight 0; so is an image that broke.
 
@@ -131,6 +164,7 @@ def evaluation_batches(
         start: first element, a multiple of `replicas`.
         policy: operations that draw nothing, such as a normalisation.
         views: [V, 3, 3] float64, see `data.augment.views`.
+        lane: the elements wanted of those from `start` on; `replicas` is a multiple of its `every`.
 
     Returns:
         dataset of the same dicts as `train_batches` gives, without augmentation; with `views` geometry is
@@ -151,8 +185,8 @@ def evaluation_batches(
         weight = tf.where(inside, element["weight"], 0.0)
         return element | {"weight": weight, "replaced": element["replaced"] & inside}
 
-    batches = _batches(examples, choose, draw, first=start, batch=batch, view=view, attempts=1)
-    return batches.take(elements - start).map(mask)
+    batches = _batches(examples, choose, draw, first=start, batch=batch, view=view, attempts=1, lane=lane)
+    return batches.take((elements - start) // lane.every * lane.count).map(mask)
 
 
 def evaluation_elements(examples: int, *, batch: int, replicas: int) -> int:
@@ -171,6 +205,9 @@ def _batches(
     attempts: int,
     crop_files: bool = False,
     rendering: Rendering | None = None,
+    left_out: Ranges = (),
+    lane: Lane = WHOLE,
+    served: bool = False,
 ) -> tf.data.Dataset:
     """Positions -> rows and what is drawn for them -> canvases and matrices, without end.
 
@@ -180,6 +217,7 @@ def _batches(
         first: number of the batch to begin with.
         crop_files: whether the crops that are drawn are decoded out of the files.
     """
+    together = 1 if served else BLOCK
     labels, weights = tf.constant(examples.labels), tf.constant(examples.weights)
     orientations = tf.constant(examples.orientations)
     full = view.capacity * 3
@@ -187,19 +225,21 @@ def _batches(
     if examples.store is None and examples.pixels is not None:
         read = _in_memory(examples)
     elif examples.store is not None and examples.store.length == full:
-        read = _stored_equal(examples, full)
+        read = _stored_equal(examples, full, served=served)
     else:
         group = _divisor(batch)
-        read = _stored(examples, view) if examples.store is not None else _decoded(examples, view, attempts)
+        stored = examples.store is not None
+        read = _stored(examples, view, served=served) if stored else _decoded(examples, view, attempts)
 
     def block(index):
-        return (first + index * BLOCK) * batch + tf.range(BLOCK * batch, dtype=tf.int64)
+        return skipping.shown(_indexes(index * together, together, first=first, batch=batch, lane=lane), left_out)
 
     def by_group(columns):
-        shape = [BLOCK * batch // group, group]
+        shape = [together * batch // group, group]
         return tf.nest.map_structure(lambda column: tf.reshape(column, [*shape, *column.shape[1:]]), columns)
 
-    blocks = tf.data.Dataset.range(np.iinfo(np.int64).max // (BLOCK * batch) - first).map(block)
+    count = (np.iinfo(np.int64).max // batch - first) // (together * lane.every) - lane.start
+    blocks = tf.data.Dataset.range(count).map(block)
     groups = blocks.map(lambda positions: by_group((positions, choose(positions), draw(positions)))).unbatch()
 
     def element(position, rows, augmentation):
@@ -234,17 +274,23 @@ def _batches(
     batches = groups.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     if group < batch:
 
-        def together(column):
+        def joined(column):
             return tf.reshape(column, [batch, *column.shape[2:]])
 
         batches = batches.batch(batch // group, drop_remainder=True)
-        batches = batches.map(lambda found: tf.nest.map_structure(together, found))
+        batches = batches.map(lambda found: tf.nest.map_structure(joined, found))
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.ram_budget = 2**30
     # Elements are made in parallel; to cut each one up as well costs more than it brings.
     options.threading.max_intra_op_parallelism = 1
     return batches.prefetch(2).with_options(options)
+
+
+def _indexes(own: tf.Tensor, count: int, *, first: int, batch: int, lane: Lane) -> tf.Tensor:
+    """[count * batch] int64: what of the stream stands in so many elements of a lane, from its `own`-th on."""
+    numbers = first + lane.numbers(own + tf.range(count, dtype=tf.int64))
+    return tf.reshape(numbers[:, None] * batch + tf.range(batch, dtype=tf.int64), [count * batch])
 
 
 def _divisor(batch: int) -> int:
@@ -263,13 +309,13 @@ def _in_memory(examples: Examples) -> Read:
     return lambda rows: (rows, rows, tf.gather(pixels, rows), tf.tile(size[None], [tf.size(rows), 1]))
 
 
-def _stored_equal(examples: Examples, length: int) -> Read:
-    canvases, places = examples.store.equal_canvases(length), tf.constant(examples.store_rows)
+def _stored_equal(examples: Examples, length: int, *, served: bool) -> Read:
+    canvases, places = examples.store.equal_canvases(length, served=served), tf.constant(examples.store_rows)
     return lambda rows: (rows, rows, *canvases(tf.gather(places, rows)))
 
 
-def _stored(examples: Examples, view: View) -> Read:
-    canvas, places = examples.store.canvases(), tf.constant(examples.store_rows)
+def _stored(examples: Examples, view: View, *, served: bool) -> Read:
+    canvas, places = examples.store.canvases(served=served), tf.constant(examples.store_rows)
 
     def read(rows):
         return _each(lambda row: (row, row, *canvas(tf.gather(places, row))), rows, view=view).get_single_element()
@@ -323,12 +369,21 @@ def _each(read: Read, rows: tf.Tensor, *crops: tf.Tensor, view: View) -> tf.data
 
 
 @PLAIN
-def feature_batches(examples: Examples, features: Part, *, order: Order, start: int, batch: int) -> tf.data.Dataset:
+def feature_batches(
+    examples: Examples,
+    features: Part,
+    *,
+    order: Order,
+    start: int,
+    batch: int,
+    left_out: Ranges = (),
+    lane: Lane = WHOLE,
+) -> tf.data.Dataset:
     """The endless training stream over stored features: epoch e shows view e mod V of each example.
 
     Args:
         features: V * N rows, view after view, each in the order of the table.
-        start: position of the first example, a multiple of `batch`.
+        start, left_out, lane: as in `train_batches`.
         batch: examples an element. With R replicas each takes every R-th element.
 
     Returns:
@@ -343,16 +398,19 @@ def feature_batches(examples: Examples, features: Part, *, order: Order, start: 
         shown = places if stand_ins is None else tf.gather(stand_ins, places)
         return rows, shown, _known(examples, shown % len(examples))
 
-    return _features(features, choose, first=start // batch, batch=batch)
+    return _features(features, choose, first=start // batch, batch=batch, left_out=left_out, lane=lane)
 
 
 @PLAIN
-def feature_evaluation_batches(examples: Examples, features: Part, *, batch: int, replicas: int = 1) -> tf.data.Dataset:
+def feature_evaluation_batches(
+    examples: Examples, features: Part, *, batch: int, replicas: int = 1, lane: Lane = WHOLE
+) -> tf.data.Dataset:
     """Each example once, from stored features, as `evaluation_batches` gives images.
 
     Args:
         features: N rows in the order of the table.
         batch: examples an element; the number of elements is a multiple of `replicas`.
+        lane: as in `evaluation_batches`.
 
     Returns:
         dataset of the same dicts as `feature_batches` gives, and replaced [batch] bool.
@@ -368,26 +426,34 @@ def feature_evaluation_batches(examples: Examples, features: Part, *, batch: int
         return rows, rows, known | {"replaced": inside & lost}
 
     elements = evaluation_elements(len(examples), batch=batch, replicas=replicas)
-    return _features(features, choose, first=0, batch=batch).take(elements)
+    return _features(features, choose, first=0, batch=batch, lane=lane).take(elements // lane.every * lane.count)
 
 
 def _known(examples: Examples, rows: tf.Tensor) -> dict[str, tf.Tensor]:
     return {"label": tf.gather(examples.labels, rows), "weight": tf.gather(examples.weights, rows)}
 
 
-def _features(features: Part, choose: Callable[[tf.Tensor], tuple], *, first: int, batch: int) -> tf.data.Dataset:
+def _features(
+    features: Part,
+    choose: Callable[[tf.Tensor], tuple],
+    *,
+    first: int,
+    batch: int,
+    left_out: Ranges = (),
+    lane: Lane = WHOLE,
+) -> tf.data.Dataset:
     """Positions -> rows of the table and of the features, gathered for many batches at once, without end."""
     read = features.reader()
     size = batch * math.prod(features.shape) * 4
     together = min(max(1, FEATURE_BYTES // size), MOST_TOGETHER)
 
     def block(index):
-        positions = (first + index * together) * batch + tf.range(together * batch, dtype=tf.int64)
+        positions = skipping.shown(_indexes(index * together, together, first=first, batch=batch, lane=lane), left_out)
         rows, places, known = choose(positions)
         element = {"image": read(places), "position": positions, "example": rows, **known}
         return {name: tf.reshape(column, [together, batch, *column.shape[1:]]) for name, column in element.items()}
 
-    blocks = tf.data.Dataset.range(np.iinfo(np.int64).max // (together * batch) - first).map(block)
+    blocks = tf.data.Dataset.range((np.iinfo(np.int64).max // batch - first) // (together * lane.every)).map(block)
     options = tf.data.Options()
     options.deterministic = True
     return blocks.prefetch(2).unbatch().prefetch(2 * together).with_options(options)

@@ -12,20 +12,20 @@ import hashlib
 import json
 import os
 import stat
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from data import npz
 from data.decode import Decoding
 from data.errors import UserError
 from data.examples import Examples, Stream, table_of
 from data.inspection import Inspection, in_order
 from data.names import printable
 
-FORMAT = 1
+FORMAT = 2
 LISTED = 5
 MANIFEST = "manifest.json"
 # Rows that one thread compares at a time.
@@ -89,46 +89,62 @@ class Store:
         """
         return dataclasses.replace(examples, store=self, store_rows=rows_of(examples.names, self.names))
 
-    def canvases(self) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    def canvases(self, *, served: bool = False) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
         """Maps the files into memory, for canvases of any size.
+
+        Args:
+            served: whoever runs the function maps them, on whatever host that is.
 
         Returns:
             function for graphs: row of the store, scalar int64 -> canvas [h * w * 3] uint8 and size [2] int32, as
             `data.decode.read_canvas` gives them.
         """
         size = self.inspection.sizes
-        mapped = self._mapped()
+        mapped = self._mapping(served)
         places = tf.constant(np.column_stack([self.shard, self.offset, size, size.astype(np.int64).prod(axis=1) * 3]))
 
         def read(row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             place = tf.gather(places, row)
-            branches = [lambda shard=shard: tf.slice(shard, place[1:2], place[4:5]) for shard in mapped]
+            branches = [lambda shard=shard: tf.slice(shard, place[1:2], place[4:5]) for shard in mapped()]
             pixels = branches[0]() if len(branches) == 1 else tf.switch_case(tf.cast(place[0], tf.int32), branches)
             return pixels, tf.cast(place[2:4], tf.int32)
 
         return read
 
-    def equal_canvases(self, length: int) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    def equal_canvases(
+        self, length: int, *, served: bool = False
+    ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
         """Maps the files into memory, for canvases that all have the same number of bytes: copied once, not twice.
+
+        Args:
+            served: as in `canvases`.
 
         Returns:
             function for graphs: rows of the store, [B] int64 -> canvases [B, length] uint8 and sizes [B, 2] int32.
         """
-        mapped = [tf.reshape(shard, [-1, length]) for shard in self._mapped()]
+        mapped = self._mapping(served)
         sizes, shards = tf.constant(self.inspection.sizes), tf.constant(self.shard)
         places = tf.constant(self.offset // length)
 
         def read(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             place = tf.gather(places, rows)
-            if len(mapped) == 1:
-                return tf.gather(mapped[0], place), tf.gather(sizes, rows)
+            matrices = [tf.reshape(shard, [-1, length]) for shard in mapped()]
+            if len(matrices) == 1:
+                return tf.gather(matrices[0], place), tf.gather(sizes, rows)
             shard = tf.gather(shards, rows)
-            members = tf.dynamic_partition(tf.range(tf.size(rows)), shard, len(mapped))
-            found = tf.dynamic_partition(place, shard, len(mapped))
-            pixels = [tf.gather(matrix, part) for matrix, part in zip(mapped, found, strict=True)]
+            members = tf.dynamic_partition(tf.range(tf.size(rows)), shard, len(matrices))
+            found = tf.dynamic_partition(place, shard, len(matrices))
+            pixels = [tf.gather(matrix, part) for matrix, part in zip(matrices, found, strict=True)]
             return tf.dynamic_stitch(members, pixels), tf.gather(sizes, rows)
 
         return read
+
+    def _mapping(self, served: bool) -> Callable[[], list[tf.Tensor]]:
+        """What gives the files, mapped here once, or by whoever calls it."""
+        if served:
+            return self._mapped
+        mapped = self._mapped()
+        return lambda: mapped
 
     def _mapped(self) -> list[tf.Tensor]:
         with tf.device("CPU:0"):
@@ -143,9 +159,9 @@ class Store:
 
     def damage(self) -> list[str]:
         """Names of the files whose content is not what was written; reads all of them."""
-        return [
-            shard["file"] for shard in self.manifest["shards"] if sha256(self.folder / shard["file"]) != shard["sha256"]
-        ]
+        shards = self.manifest["shards"]
+        found = in_order(lambda shard: sha256(self.folder / shard["file"]), shards)
+        return [shard["file"] for shard, checksum in zip(shards, found, strict=True) if checksum != shard["sha256"]]
 
 
 def rows_of(names: np.ndarray, among: np.ndarray) -> np.ndarray:
@@ -237,6 +253,8 @@ def _opened(folder: Path) -> Store:
             if size != shard["bytes"]:
                 raise ValueError(f"{shard['file']} has {size} bytes, not {shard['bytes']}")
             parts.append(read_rows(folder / shard["file"]))
+            if str(parts[-1].pop("sha256")) != shard["sha256"]:
+                raise ValueError(f"the table beside {shard['file']} is that of other canvases")
             if len(parts[-1]["names"]) != shard["rows"]:
                 raise ValueError(
                     f"the table of {shard['file']} has {len(parts[-1]['names'])} rows, not {shard['rows']}"
@@ -258,7 +276,7 @@ def _opened(folder: Path) -> Store:
             raise ValueError("its table points outside its files")
         _decoding(manifest["decoding"])
         return store
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"no store can be opened: {error}",
             where=str(folder),
@@ -327,8 +345,7 @@ def changed_files(examples: Examples, before: Inspection) -> list[bytes]:
 
 def read_rows(path: Path) -> dict[str, np.ndarray]:
     """The rows of one file of canvases, by the name of the column."""
-    with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    return npz.read(path.with_suffix(".npz"))
 
 
 def _decoding(stored: dict) -> Decoding:

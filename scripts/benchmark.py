@@ -10,6 +10,10 @@ python scripts/benchmark.py --part=features --gin_file=configs/features.gin --gi
     head and last blocks on stored features against keras fit through the frozen layers; what the heads then know
 python scripts/benchmark.py --part=table
     seconds and memory of tables of a million rows
+python scripts/benchmark.py --part=endurance --gin_file=configs/endurance.gin
+    10,000 steps of a session with a save each 100: memory, threads, open files, files; exit status 1 if any grows
+python scripts/benchmark.py --part=saving --gin_file=configs/saving.gin
+    training that saves 100 MB every 20 steps against training that does not
 """
 
 from trainer import launch  # isort: skip  (quietens TensorFlow's log before it is imported)
@@ -31,14 +35,16 @@ from trainer import (
     benchmark,
     data_setup,
     devices,
+    endurance,
     feature_benchmark,
     input_benchmark,
+    saving_benchmark,
     table_benchmark,
 )
 from trainer.recipe import Recipe
 from trainer.reports import environment
 from trainer.reports.console import Console
-from trainer.workdir import write_json
+from trainer.workdir import Workdir, write_json
 
 # The loop is compared with the best of these: steps per execution, XLA.
 FIT_SETTINGS = ((1, False), (20, False), (1, True))
@@ -53,6 +59,15 @@ def main() -> int:
         if flags.FLAGS.output:
             write_json(Path(flags.FLAGS.output), {"rows": rows})
         return 0
+    sessions = {"endurance": _endurance, "saving": _saving}
+    if flags.FLAGS.part in sessions:
+        launch.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
+        with tempfile.TemporaryDirectory(prefix="onward-session-") as folder:
+            workdir = Workdir(folder)
+            try:
+                return sessions[flags.FLAGS.part](launch.call(Recipe), workdir, Console())
+            finally:
+                workdir.disown()
     launch.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
     recipe = launch.call(Recipe)
     strategy = devices.set_up(flags.FLAGS.devices)
@@ -71,6 +86,50 @@ def main() -> int:
         facts = environment.describe(strategy, project=launch.PROJECT, precision=recipe.precision)
         write_json(Path(flags.FLAGS.output), {**figures, "environment": facts})
     return 0
+
+
+def _endurance(recipe: Recipe, workdir: Workdir, console: Console) -> int:
+    steps = flags.FLAGS.steps
+    every = max(recipe.window, steps // endurance.PARTS // recipe.window * recipe.window)
+    where = {"device_spec": flags.FLAGS.devices, "report": lambda held: console.say(str(held))}
+    session = endurance.Watched(_of_length(recipe, steps), workdir, every=every, **where)
+    if status := session.run():
+        return status
+    for sentence in (sentences := endurance.grown(session.samples)):
+        console.say(sentence, style="red")
+    if flags.FLAGS.output:
+        rows = [dataclasses.asdict(each) for each in session.samples]
+        write_json(Path(flags.FLAGS.output), {"samples": rows, "growth": endurance.growth(session.samples)})
+    return 1 if sentences else 0
+
+
+def _saving(recipe: Recipe, workdir: Workdir, console: Console) -> int:
+    repeats, every = flags.FLAGS.repeats, recipe.checkpoint_every[0]
+    turn = saving_benchmark.SAVES * every
+    where = {"device_spec": flags.FLAGS.devices, "report": console.say}
+    session = saving_benchmark.InTurns(_of_length(recipe, (1 + 2 * repeats) * turn), workdir, turn=turn, **where)
+    if status := session.run():
+        return status
+    rows = saving_benchmark.compare(session.seconds, images=turn * recipe.batch_size)
+    size = sum(path.stat().st_size for path in workdir.checkpoints.glob(f"ckpt-{session.step}.*"))
+    step = recipe.batch_size / rows[1]["images_per_second"]
+    title = f"{size / 1e6:.0f} MB every {every} steps of {step:.2f} s"
+    for row in rows:
+        console.say(f"{row['name']}: {row['images_per_second']:.1f} images/s, median of {repeats} turns")
+    console.say(
+        f"saving {title}: {rows[0]['ratio']:.3f} of the speed without "
+        f"({rows[0]['lowest_ratio']:.3f} to {rows[0]['highest_ratio']:.3f} over the rounds; "
+        f"at least {saving_benchmark.WANTED} is wanted)"
+    )
+    if flags.FLAGS.output:
+        facts = environment.describe(session.strategy, project=launch.PROJECT, precision=recipe.precision)
+        write_json(Path(flags.FLAGS.output), {"title": title, "rows": rows, "environment": facts})
+    return 0
+
+
+def _of_length(recipe: Recipe, steps: int) -> Recipe:
+    """The last stage of a recipe, so long."""
+    return dataclasses.replace(recipe, stages=[dataclasses.replace(recipe.stages[-1], length=(steps, "steps"))])
 
 
 def _loop(recipe: Recipe, examples: Examples, strategy: tf.distribute.Strategy, console: Console) -> dict:
@@ -173,13 +232,15 @@ def run() -> None:
     flags.DEFINE_enum(
         "part",
         "loop",
-        ["loop", "input", "augment", "features", "table"],
-        "The training loop, the input pipeline, augmentation, training on features, or large tables.",
+        ["loop", "input", "augment", "features", "table", "endurance", "saving"],
+        "The training loop, the input pipeline, augmentation, training on features, large tables, many steps of the "
+        "last stage of a recipe, or the price of saving.",
     )
     flags.DEFINE_integer("repeats", 5, "Measurements of each contestant.", lower_bound=1)
     flags.DEFINE_integer(
         "images", 1000, "Images of --part=features; JPEG files that a round of input or augment takes.", lower_bound=1
     )
+    flags.DEFINE_integer("steps", 10_000, "Steps of --part=endurance.", lower_bound=100)
     flags.DEFINE_integer("rows", 1_000_000, "Rows of the tables of --part=table.", lower_bound=1000)
     flags.DEFINE_integer("epochs", 20, "Epochs that --part=input is watched, or heads train.", lower_bound=2)
     flags.DEFINE_string("output", None, "JSON file for the figures.")

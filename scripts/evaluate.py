@@ -24,7 +24,7 @@ def main() -> int:
     workdir = Workdir.existing(launch.required("workdir"))
     launch.parse_gin([*(flags.FLAGS.gin_file or [str(workdir.config)])], flags.FLAGS.gin_param)
     recipe = launch.call(Recipe)
-    prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint)
+    prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint, weights=flags.FLAGS.weights)
     group = checkpoints.weights_group(prefix, flags.FLAGS.weights)
     console = Console()
     # Before the data: TensorFlow cannot change its devices once something has used them.

@@ -29,7 +29,7 @@ def main() -> int:
     files = flags.FLAGS.gin_file or [str(workdir.config)]
     recipe = launch.session_recipe(files, flags.FLAGS.gin_param, Recipe)
     meaning = Meaning.of(workdir)
-    prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint)
+    prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint, weights=flags.FLAGS.weights)
     devices.set_up(flags.FLAGS.devices)
     exported = export.prepare(recipe, prefix, meaning, weights=flags.FLAGS.weights)
     difference = export.write(exported, output, form, overwrite=flags.FLAGS.overwrite)

@@ -114,7 +114,7 @@ def _network(recipe: Recipe, session: Workdir | None, frozen: Frozen, strategy: 
     with strategy.scope():
         network = architecture.build(image_size=recipe.image_size, classes=outputs, precision=recipe.precision)
     if session is not None:
-        prefix = checkpoints.find(session.checkpoints, flags.FLAGS.checkpoint)
+        prefix = checkpoints.find(session.checkpoints, flags.FLAGS.checkpoint, weights=flags.FLAGS.weights)
         group = checkpoints.weights_group(prefix, flags.FLAGS.weights)
         checkpoints.restore_group(prefix, group, network.values())
     return network

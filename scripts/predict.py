@@ -37,7 +37,7 @@ def main(paths: Sequence[str]) -> int:
     recipe = _recipe(workdir)
     meaning = prediction.Meaning.of(workdir)
     answers = prediction.Answers(meaning, top_k=flags.FLAGS.top_k, threshold=flags.FLAGS.threshold)
-    prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint)
+    prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint, weights=flags.FLAGS.weights)
     group = checkpoints.weights_group(prefix, flags.FLAGS.weights)
     if not paths:
         raise UserError("no image is named", where="command line", expected="files or folders", do="name some")

@@ -1,9 +1,15 @@
-"""Trains a recipe straight and killed at random moments, and compares every variable and every figure bit for bit.
+"""Trains a recipe straight and interrupted at random moments, and compares every variable and every figure bit for bit.
 
 python scripts/prove_resume.py --workdir=runs/proof --gin_file=configs/proof.gin --kills=20
+python scripts/prove_resume.py ... --kinds=kill,devices --devices=cpu:1  (goes on with 1, 2 or 4 replicas)
 
-Exit status 0: equal. 1: they differ, the first difference is printed. The kills are SIGKILL; how many of them hit
-start-up, training, evaluation and saving is fixed, when exactly is drawn. Works with any recipe that is long enough.
+Interrupted is by: kill (SIGKILL), term (SIGTERM, SIGINT or SIGUSR1), disk (no file may grow any more), damage (a kill,
+and a file of the newest checkpoint is harmed), devices (a kill, then another number of replicas; only if named, since
+sums in another order are equal to rounding, not bit for bit). How many hit start-up, training, evaluation and saving
+(packing and features where there are any) is fixed, when exactly is drawn. Where a run is over before all
+interruptions were made, another one takes the rest. Works with any recipe that has `train.deterministic = True`.
+
+Exit status 0: equal. 1: something differs, or a run did not end as it has to; the first such thing is printed.
 """
 
 from trainer import launch  # isort: skip  (quietens TensorFlow's log before it is imported)
@@ -11,7 +17,6 @@ from trainer import launch  # isort: skip  (quietens TensorFlow's log before it 
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -24,63 +29,146 @@ from data.errors import UserError
 from data.names import SESSION_LOCK
 from scripts import train
 from trainer import checkpoints
-from trainer.checkpoints import Checkpoints
+from trainer.proofs import interruptions
+from trainer.proofs.announcing import announce_phases
+from trainer.proofs.comparison import Rounding, first_difference
+from trainer.proofs.interruptions import Interrupter, Interruption, Training, Unexpected
+from trainer.recipe import Recipe
 from trainer.reports.log import MetricsLog
-from trainer.session import Session
-
-# Shares of the kills.
-PHASES = {"start-up": 5, "training": 8, "evaluation": 3, "saving": 4}
-# Measured, not computed: they differ from run to run.
-TIMES = ("time", "seconds", "images_per_second", "data_wait")
-SAVING = ("before the files", "while the files are written", "before the manifest", "after the manifest")
 
 
 def main() -> int:
     workdir = Path(launch.required("workdir"))
-    kills, seed = flags.FLAGS.kills, flags.FLAGS.seed
-    quota = _quota(kills)
-    moments = random.Random(seed)
-    for name in ("straight", "interrupted"):
-        _remove(workdir / name)
-    print(
-        f"{kills} kills, seed {seed}: " + ", ".join(f"{count} in {phase}" for phase, count in quota.items()), flush=True
-    )
-
+    launch.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
+    recipe = launch.call(Recipe)
+    if not recipe.deterministic:
+        raise UserError(
+            "the operations of this recipe need not give the same bits twice",
+            where="gin binding train.deterministic",
+            expected="True",
+            do="--gin_param='train.deterministic = True'",
+        )
+    chance = random.Random(flags.FLAGS.seed)
+    straight = workdir / "straight"
+    for earlier in (straight, *workdir.glob("interrupted*")):
+        _remove(earlier)
     began = time.monotonic()
-    _check(_start(workdir / "straight").wait(), workdir / "straight")
+    _train(straight, devices=flags.FLAGS.devices)
     seconds = time.monotonic() - began
-    print(f"straight run: {seconds:.0f} s", flush=True)
+    _say(f"straight run: {seconds:.0f} s")
 
-    open_phases = [phase for phase, count in quota.items() for _ in range(count)]
-    moments.shuffle(open_phases)
-    done: Counter[str] = Counter()
-    startup = 5.0
-    while open_phases:
-        hit, startup = _kill_once(workdir / "interrupted", open_phases[-1], moments, startup)
-        if hit is None:
+    kinds = _possible(flags.FLAGS.kinds, straight)
+    phases = _phases(straight)
+    left = interruptions.planned(flags.FLAGS.kills, kinds=kinds, phases=phases, chance=chance)
+    _say(f"{len(left)} interruptions, seed {flags.FLAGS.seed}: {_counted(left)}")
+    files = (straight / "checkpoints").glob("ckpt-*")
+    largest = max(path.stat().st_size for path in files if path.is_file())
+    steps, batch = checkpoints.steps_in(straight / "checkpoints")[-1], recipe.batch_size
+    interrupter = Interrupter(
+        chance,
+        checkpoint_bytes=largest,
+        # So that those in training lie all over it.
+        windows=max(3, steps // recipe.window // len(left)),
+        patience=max(300.0, 3 * seconds),
+    )
+    rounding = Rounding(steps, terms=batch) if "devices" in kinds else None
+    run, total, fruitless = 0, 0, 0
+    while left:
+        run += 1
+        folder, before = workdir / ("interrupted" if run == 1 else f"interrupted-{run}"), len(left)
+        try:
+            total += _interrupted(folder, left, interrupter, chance)
+        except Unexpected as found:
+            return _different(str(found), folder)
+        fruitless = fruitless + 1 if len(left) == before else 0
+        if fruitless == 2:
             raise UserError(
-                f"the run ended before all kills were made: {dict(done)} of {quota}",
-                where="--gin_file",
+                f"two whole runs had no moment for these interruptions: {_counted(left)}",
+                where="--gin_file, --kinds",
                 expected="a run of more steps, with more evaluations and checkpoints",
-                do="lengthen a stage, or lower --kills",
+                do="lengthen a stage, save or evaluate more often, or lower --kills",
             )
-        done[hit.split(":")[0]] += 1
-        print(f"kill {sum(done.values())}: {hit}", flush=True)
-        if hit.split(":")[0] == open_phases[-1]:
-            open_phases.pop()
-    _check(_start(workdir / "interrupted").wait(), workdir / "interrupted")
-    print(f"killed {sum(done.values())} times: {dict(done)}", flush=True)
-
-    difference = _first_difference(workdir / "straight", workdir / "interrupted")
-    if difference:
-        print(f"DIFFERENT: {difference}")
-        return 1
+        if difference := first_difference(straight, folder, rounding=rounding):
+            return _different(difference, folder)
+    _say(f"interrupted {total} times in {run} runs; a stop took {interrupter.slowest_stop:.1f} s at most")
     return 0
+
+
+def _interrupted(folder: Path, left: list[Interruption], interrupter: Interrupter, chance: random.Random) -> int:
+    """Trains to the end, interrupted as long as something is left; takes what was done from the list.
+
+    Returns:
+        how often.
+    """
+    devices, goes_on_from, made, other = flags.FLAGS.devices, None, 0, False
+    while left:
+        begun = checkpoints.steps_in(folder / "checkpoints")
+        wanted = next((each for each in left if not (begun and each.phase in interruptions.ONCE)), None)
+        if wanted is None:
+            break
+        hold = interrupter.moment(wanted)
+        training = Training(_command(__file__, folder, devices=devices), hold=hold, log=folder.with_suffix(".log"))
+        # Other replicas shall have a part in the weights.
+        hit, restored = interrupter.interrupt(training, wanted, hold=hold, folder=folder, saved=other)
+        if restored is not None:
+            if goes_on_from is not None and restored.step not in goes_on_from:
+                raise Unexpected(f"went on from step {restored.step}, not from {goes_on_from}")
+            goes_on_from = None
+        if hit is None:
+            return made
+        made += 1
+        told = hit.told + (f" (went on from {restored.step})" if restored else "")
+        goes_on_from = hit.goes_on_from or goes_on_from
+        other = wanted.kind == "devices"
+        if other:
+            devices = chance.choice([each for each in interruptions.DEVICES if each != devices])
+            told += f"; goes on with --devices={devices}"
+        if hit.phase == wanted.phase:
+            left.remove(wanted)
+        _say(f"{len(left)} left, {wanted.kind}: {told}")
+    _train(folder, devices=devices)
+    resumed = [event["step"] for event in MetricsLog(folder / "metrics.jsonl").find("resume")]
+    if goes_on_from is not None and resumed and resumed[-1] not in goes_on_from:
+        raise Unexpected(f"went on from step {resumed[-1]}, not from {goes_on_from}")
+    return made
+
+
+def _possible(kinds: list[str], straight: Path) -> list[str]:
+    """The kinds that are wanted and can be."""
+    unknown = sorted(set(kinds) - set(interruptions.KINDS))
+    if unknown or not kinds:
+        raise UserError(
+            f"--kinds={','.join(kinds)}",
+            where="command line",
+            expected=f"some of {', '.join(interruptions.KINDS)}",
+            do="correct it",
+        )
+    if "damage" in kinds and len(checkpoints.steps_in(straight / "checkpoints")) < 2:
+        kinds = [kind for kind in kinds if kind != "damage"] or ["kill"]
+        _say("the recipe keeps one checkpoint: none is harmed")
+    return kinds
+
+
+def _phases(straight: Path) -> list[str]:
+    """The phases of a run, as its workdir shows them."""
+    log = MetricsLog(straight / "metrics.jsonl")
+    there = {
+        "packing": (straight / "store").exists(),
+        "features": (straight / "features").exists(),
+        "evaluation": bool(log.find("eval")),
+    }
+    return [phase for phase in interruptions.PHASES if there.get(phase, True)]
+
+
+def _counted(left: list[Interruption]) -> str:
+    by_phase, by_kind = Counter(each.phase for each in left), Counter(each.kind for each in left)
+    phases = ", ".join(f"{by_phase[phase]} in {phase}" for phase in interruptions.PHASES if by_phase[phase])
+    return f"{phases}; " + ", ".join(f"{count} {kind}" for kind, count in sorted(by_kind.items()))
 
 
 def _remove(workdir: Path) -> None:
     """Removes the workdir of an earlier proof, and nothing else."""
-    if workdir.exists() and any(workdir.iterdir()) and not (workdir / SESSION_LOCK).exists():
+    if workdir.is_dir() and any(workdir.iterdir()) and not (workdir / SESSION_LOCK).exists():
         raise UserError(
             f"{workdir} is there and is no workdir of a session",
             where="--workdir",
@@ -88,150 +176,45 @@ def _remove(workdir: Path) -> None:
             do="choose another --workdir",
         )
     shutil.rmtree(workdir, ignore_errors=True)
+    workdir.with_suffix(".log").unlink(missing_ok=True)
 
 
-def _quota(kills: int) -> dict[str, int]:
-    """Spreads the kills over the phases by their shares, at least one each where there are enough."""
-    total = sum(PHASES.values())
-    quota = {phase: kills * share // total for phase, share in PHASES.items()}
-    for phase in sorted(PHASES, key=lambda phase: (quota[phase], -PHASES[phase])):
-        if sum(quota.values()) < kills:
-            quota[phase] += 1
-    quota["training"] += kills - sum(quota.values())
-    return quota
-
-
-def _start(workdir: Path, *, pipe: int | None = None, hold: str = "") -> subprocess.Popen:
-    """A training process; with a pipe it announces its phases on it, and waits in the one named by `hold`."""
-    command = [sys.executable, os.path.abspath(__file__) if pipe else train.__file__, f"--workdir={workdir}"]
-    command += [f"--gin_file={path}" for path in flags.FLAGS.gin_file]
-    command += [f"--gin_param={binding}" for binding in flags.FLAGS.gin_param]
-    command += [f"--devices={flags.FLAGS.devices}"]
-    if pipe is not None:
-        command += [f"--announce={pipe}", f"--hold={hold}"]
+def _command(script: str, workdir: Path, *, devices: str) -> list[str]:
     workdir.parent.mkdir(parents=True, exist_ok=True)
-    with open(workdir.with_suffix(".log"), "a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[pipe] if pipe else [])
+    command = [sys.executable, os.path.abspath(script), f"--workdir={workdir}", f"--devices={devices}"]
+    command += [f"--gin_file={path}" for path in flags.FLAGS.gin_file]
+    return command + [f"--gin_param={binding}" for binding in flags.FLAGS.gin_param]
 
 
-def _kill_once(workdir: Path, phase: str, moments: random.Random, startup: float) -> tuple[str | None, float]:
-    """Starts a run and kills it in a phase.
+def _train(workdir: Path, *, devices: str) -> None:
+    """Trains to the end with scripts/train.py.
 
-    Returns:
-        what it was doing, None if it came to its end before; seconds that its start-up took, if seen.
+    Raises:
+        UserError: it does not come to its end.
     """
-    hold = moments.choice(SAVING) if phase == "saving" else ""
-    windows, delay = moments.randint(1, 3), moments.random()
-    reader, writer = os.pipe()
-    began = time.monotonic()
-    process = _start(workdir, pipe=writer, hold=hold)
-    os.close(writer)
-    os.set_blocking(reader, False)
-    at, unread, seen = "start-up", "", 0
-    killed_at = None
-    while process.poll() is None:
-        unread += _read(reader)
-        *lines, unread = unread.split("\n")
-        for line in lines:
-            if at == "start-up":
-                startup = time.monotonic() - began
-            at = line
-            seen += line == "training"
-        ready = {
-            "start-up": time.monotonic() - began > delay * startup,
-            "training": at == "training" and seen >= windows,
-            "evaluation": at == "evaluation",
-            "saving": at == f"saving: {hold}",
-        }[phase]
-        if ready and killed_at is None:
-            killed_at = time.monotonic() + (0 if phase == "start-up" else delay * 0.02)
-        if killed_at is not None and time.monotonic() >= killed_at:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            break
-        time.sleep(0.0005)
-    unread += _read(reader)
-    os.close(reader)
-    at = ([at, *unread.split("\n")[:-1]])[-1]
-    return (at if process.returncode == -signal.SIGKILL else None), startup
-
-
-def _read(reader: int) -> str:
-    try:
-        return os.read(reader, 65536).decode()
-    except BlockingIOError:
-        return ""
-
-
-def _check(status: int, workdir: Path) -> None:
+    command, log = _command(train.__file__, workdir, devices=devices), workdir.with_suffix(".log")
+    with open(log, "a") as output:
+        status = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
     if status:
-        lines = workdir.with_suffix(".log").read_text().splitlines()[-12:]
         raise UserError(
-            f"the training ended with status {status}: " + "\n".join(lines),
+            f"the training ended with status {status}: " + "\n".join(log.read_text().splitlines()[-12:]),
             where=str(workdir),
             expected="a recipe that trains to its end",
             do="try it with scripts/train.py first",
         )
 
 
-def _first_difference(straight: Path, interrupted: Path) -> str | None:
-    """The first variable or figure that differs; prints what was compared."""
-    prefixes = [checkpoints.find(path / "checkpoints", "last") for path in (straight, interrupted)]
-    left, right = map(checkpoints.read, prefixes)
-    if prefixes[0].name != prefixes[1].name or left.keys() != right.keys():
-        return f"{prefixes[0]} and {prefixes[1]} are of other steps or hold other variables"
-    for name in sorted(left):
-        if left[name].dtype != right[name].dtype or left[name].tobytes() != right[name].tobytes():
-            return f"{name} in {prefixes[1]}"
-    print(f"{len(left)} variables of {prefixes[0].name} are equal bit for bit, optimizer slots included")
+def _different(difference: str, folder: Path) -> int:
+    print(f"DIFFERENT: {difference}\n  see {folder} and {folder.with_suffix('.log')}")
+    return 1
 
-    logs = [MetricsLog(path / "metrics.jsonl") for path in (straight, interrupted)]
-    for kind in ("train", "eval", "skip", "stage", "checkpoint"):
-        events = [[{k: v for k, v in event.items() if k not in TIMES} for event in log.find(kind)] for log in logs]
-        for one, other in zip(*events, strict=False):
-            if one != other:
-                return f"event {other}, straight {one}"
-        if len(events[0]) != len(events[1]):
-            return f"{len(events[1])} {kind} events, straight {len(events[0])}"
-        print(f"{len(events[0])} {kind} events are equal, each there once")
-    steps = [event["step"] for event in logs[1].find("train")]
-    if steps != list(range(1, len(steps) + 1)):
-        return "the steps of the train events are not 1, 2, 3, ..."
-    return None
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def announced_training() -> int:
-    """Trains as scripts/train.py does, but says on a pipe what it is doing, so that it can be killed there."""
-    pipe, hold = flags.FLAGS.announce, flags.FLAGS.hold
-
-    def announce(phase: str) -> None:
-        os.write(pipe, f"{phase}\n".encode())
-        if phase == f"saving: {hold}" and hold != "while the files are written":
-            time.sleep(3600)
-
-    def announcing(phase: str, function):
-        def wrapped(*arguments, **keywords):
-            announce(phase)
-            return function(*arguments, **keywords)
-
-        return wrapped
-
-    save, write_manifest = Checkpoints.save, checkpoints._write_manifest
-
-    def announced_save(self, step):
-        announce("saving: before the files")
-        announce("saving: while the files are written")
-        return save(self, step)
-
-    def announced_manifest(*arguments):
-        announce("saving: before the manifest")
-        write_manifest(*arguments)
-        announce("saving: after the manifest")
-
-    Session._train_window = announcing("training", Session._train_window)
-    Session._evaluate = announcing("evaluation", Session._evaluate)
-    Checkpoints.save = announced_save
-    checkpoints._write_manifest = announced_manifest
+    announce_phases(flags.FLAGS.announce, flags.FLAGS.hold)
     return train.main()
 
 
@@ -239,10 +222,11 @@ def run() -> None:
     """Entry point of `onward-prove-resume`."""
     launch.define_flags()
     train.define_flags()
-    flags.DEFINE_integer("kills", 20, "How often the run is killed.", lower_bound=1)
+    flags.DEFINE_integer("kills", 20, "How often the run is interrupted.", lower_bound=1)
+    flags.DEFINE_list("kinds", ["kill", "term", "disk", "damage"], "How: some of kill, term, disk, damage, devices.")
     flags.DEFINE_integer("seed", 0, "Draws the moments.")
     flags.DEFINE_integer("announce", None, "For this script's own use: file descriptor of a pipe.")
-    flags.DEFINE_string("hold", "", "For this script's own use: where to wait for the kill.")
+    flags.DEFINE_string("hold", "", "For this script's own use: where to wait for the interruption.")
     launch.run(lambda: announced_training() if flags.FLAGS.announce else main())
 
 

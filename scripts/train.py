@@ -2,6 +2,7 @@
 
 python scripts/train.py --workdir=runs/photos --gin_file=configs/extend.gin --gin_param="data_dir = 'photos'"
 python scripts/train.py --workdir=runs/more --init_from=runs/photos ...  (a new session with weights of another)
+python scripts/train.py --cluster=slurm ...  (as one of several processes that train together; see scripts/launch.py)
 python scripts/train.py --plan --gin_file=configs/finetune.gin --gin_param="data_dir = 'photos'"
 python scripts/train.py --backbones
 """
@@ -11,6 +12,7 @@ from trainer import launch  # isort: skip  (quietens TensorFlow's log before it 
 from absl import flags
 
 from trainer import plan
+from trainer.cluster import START_WITHIN, Members
 from trainer.models.backbones import BACKBONES
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
@@ -33,6 +35,9 @@ def main() -> int:
         device_spec=flags.FLAGS.devices,
         allow_change=flags.FLAGS.allow_change,
         init_from=flags.FLAGS.init_from,
+        seconds=None if flags.FLAGS.time_limit is None else 60 * flags.FLAGS.time_limit,
+        members=Members.found(flags.FLAGS.cluster),
+        start_within=flags.FLAGS.start_within,
     )
     return session.run()
 
@@ -59,6 +64,16 @@ def define_flags() -> None:
         "Whose weights a new session begins with: a workdir, checkpoint, .keras, .h5, .weights.h5 or SavedModel, or "
         "the word imagenet. A session that goes on does not read it.",
     )
+    flags.DEFINE_float(
+        "time_limit", None, "Minutes after its start at which the command saves and stops, exit 75.", lower_bound=0
+    )
+    flags.DEFINE_string(
+        "cluster",
+        None,
+        "Trains together with other processes that run the same command: slurm, or their addresses, such as "
+        "'onward-{0..3}.onward:2222' in an indexed job of Kubernetes. Without it TF_CONFIG decides, where it is set.",
+    )
+    flags.DEFINE_float("start_within", START_WITHIN, "Seconds that the others have to join.", lower_bound=1)
     flags.DEFINE_list("allow_change", [], "Settings that may differ from the last start, as the error names them.")
 
 

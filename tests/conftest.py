@@ -86,9 +86,9 @@ def photos(tmp_path) -> Callable:
 class Command:
     """One of the project's commands as a process of its own."""
 
-    def __init__(self, ask: Callable, output: Path, script: str, arguments: list[str]):
+    def __init__(self, ask: Callable, output: Path, script: str, arguments: list[str], environment: dict[str, str]):
         self._ask, self._output = ask, output
-        self.pid = ask(start=script, arguments=arguments, output=str(output))
+        self.pid = ask(start=script, arguments=arguments, environment=environment, output=str(output))
 
     @property
     def printed(self) -> str:
@@ -103,7 +103,10 @@ class Command:
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
-    """`command("train", "--workdir=...")` starts scripts/train.py, see `command_server.py`."""
+    """`command("train", "--workdir=...")` starts scripts/train.py, see `command_server.py`.
+
+    `environment=` are variables that it has beside those of the tests.
+    """
     outputs = tmp_path_factory.mktemp("outputs")
     server = subprocess.Popen(
         # -P: or else `trainer` would be the folder of its tests.
@@ -118,10 +121,10 @@ def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
 
     started = []
 
-    def start(script: str, *arguments: str) -> Command:
+    def start(script: str, *arguments: str, environment: dict[str, str] | None = None) -> Command:
         output = outputs / f"{len(started)}.txt"
         output.touch()
-        started.append(Command(ask, output, script, list(arguments)))
+        started.append(Command(ask, output, script, list(arguments), environment or {}))
         return started[-1]
 
     yield start

@@ -163,7 +163,7 @@ def test_a_run_is_refused_when_another_process_has_the_workdir(start, tmp_path):
     (tmp_path / "run").mkdir()
     with open(tmp_path / "run" / "onward.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write(f"pid {os.getpid()} on here\n")
+        lock.write(json.dumps({"host": "here", "boot": "", "pid": os.getpid(), "started": 0.0}) + "\n")
         lock.flush()
         status, printed = start("train")
     assert status == 2

@@ -1,80 +1,195 @@
 """What is saved, how it is checked, how it falls back. `tf.train.CheckpointManager` over variables keyed by name."""
 
-import hashlib
-import json
+import contextlib
+import dataclasses
+import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
 from data.errors import RunFailure, UserError
+from trainer import manifest
+from trainer.cluster import ALONE, PATIENCE, Cluster
+from trainer.manifest import damage
 
-FORMAT = 1
 LISTED = 8
+# Places beside the newest checkpoints: the best, the best of the weights themselves beside a moving average, and others
+# that stay: the next best, and every Nth.
+BEST, BEST_RAW, KEPT = "best", "best_raw", "kept"
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint that has been written: its step, and the seconds that took beside the training."""
+
+    step: int
+    seconds: float
 
 
 class Checkpoints:
     """The checkpoints of one session.
 
     Args:
-        folder: `WORKDIR/checkpoints`, made if missing. Left-over temporary folders in it are removed.
+        folder: `WORKDIR/checkpoints`, made if missing. Left-over temporary files in it are removed.
         groups: every variable that shapes the future, as group -> name -> variable; all built.
         keep: how many of the newest stay.
+        session: whose they are, for their manifests; None: nobody's.
+        cluster: whose chief saves and removes, and says which checkpoint is whole; the others restore that one.
     """
 
-    def __init__(self, folder: Path, groups: Mapping[str, Mapping[str, tf.Variable]], *, keep: int):
-        self._folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        groups: Mapping[str, Mapping[str, tf.Variable]],
+        *,
+        keep: int,
+        session: str | None = None,
+        cluster: Cluster = ALONE,
+    ):
+        self._folder, self._keep, self._session, self._cluster = folder, keep, session, cluster
         self._groups = {group: dict(named) for group, named in groups.items()}
         self._checkpoint = tf.train.Checkpoint(**self._groups)
+        # Copies of the variables in memory of the host: what is written while training goes on.
+        self._shadows: dict[str, dict[str, tf.Variable]] | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint", initializer=_stand_back)
+        self._under_way: tuple[int, Future] | None = None
+        if not cluster.is_chief:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob("*_temp"):
             shutil.rmtree(left_over, ignore_errors=True)
-        self._keep = keep
-        self._manage()
-
-    def _manage(self) -> None:
-        """Has TensorFlow's manager know the checkpoints that the folder holds."""
-        _write_state(self._folder)
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(self._folder), max_to_keep=self._keep, checkpoint_name="ckpt"
-        )
+        for left_over in (*folder.glob("*.part"), *folder.glob("*/*.part")):
+            left_over.unlink(missing_ok=True)
+        _write_state(folder)
 
     def newest(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
-        return max(steps_in(self._folder), default=None)
+        """Step of the newest checkpoint, also of one that is being written; None: there is none."""
+        return self._under_way[0] if self._under_way else max(steps_in(self._folder), default=None)
 
     def newest_name(self) -> str:
-        """Path of the newest checkpoint, for messages."""
-        return "none yet" if self.newest() is None else str(self._folder / f"ckpt-{self.newest()}")
+        """Path of the newest checkpoint that is whole, for messages."""
+        steps = [step for step in steps_in(self._folder) if self._under_way is None or step != self._under_way[0]]
+        return str(self._folder / f"ckpt-{steps[-1]}") if steps else "none yet"
 
-    def save(self, step: int) -> Path:
-        """Writes the variables as they are now, with a manifest of sizes and checksums beside them.
+    def save(self, step: int, *, places: Mapping[str, Sequence[int]] | None = None) -> Path:
+        """Writes the variables as they are, and returns when all is on the disk; see `save_behind`."""
+        self.save_behind(step, places=places)
+        self.wait()
+        return self._folder / f"ckpt-{step}"
+
+    def save_behind(self, step: int, *, places: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Copies the variables as they are and writes the copies while training goes on; one save at a time.
+
+        The files are flushed, their manifest is written, and only then older checkpoints are removed.
+
+        Args:
+            places: what `keep_in` is told when the checkpoint is there, by the name of the place.
 
         Raises:
-            RunFailure: the disk is full or not writable; earlier checkpoints are as they were.
+            RunFailure: the disk has no room, or the save before has failed; earlier checkpoints are as they were.
         """
-        last = self.newest_name()
+        if not self._cluster.is_chief:
+            return
+        self.wait()
         try:
-            prefix = Path(self._manager.save(checkpoint_number=step))
-            _write_manifest(prefix, step, sum(map(len, self._groups.values())))
-        except (tf.errors.OpError, OSError) as error:
-            raise RunFailure(
-                f"checkpoint {step} cannot be written: {str(error).splitlines()[0]}",
-                where=str(self._folder),
-                expected="space and permission for it",
-                do=f"make room, then run the same command again; last good checkpoint: {last}",
-            ) from error
-        for manifest in self._folder.glob("ckpt-*.manifest.json"):
-            if not manifest.with_name(manifest.name.replace(".manifest.json", ".index")).exists():
-                manifest.unlink()
-        return prefix
+            room, needed = shutil.disk_usage(self._folder).free, self._bytes()
+            if room < needed:
+                raise OSError(f"it takes {needed / 1e6:.1f} MB, and {room / 1e6:.1f} MB are free")
+            self._copy()
+        except OSError as error:
+            raise self._failure(step, str(error)) from error
+        self._under_way = step, self._writer.submit(self._write, step, dict(places or {}))
 
-    def restore_newest(self) -> tuple[int | None, list[str]]:
+    def done(self) -> Saved | None:
+        """What a save that has come to its end since the last call was like; None: there is none.
+
+        Raises:
+            RunFailure: it failed; earlier checkpoints are as they were.
+        """
+        return self.wait() if self._under_way and self._under_way[1].done() else None
+
+    def wait(self) -> Saved | None:
+        """Waits for the save that is under way, and tells of it as `done` does."""
+        if self._under_way is None:
+            return None
+        (step, future), self._under_way = self._under_way, None
+        try:
+            return Saved(step, future.result())
+        except (tf.errors.OpError, OSError) as error:
+            raise self._failure(step, str(error).splitlines()[0]) from error
+
+    def _failure(self, step: int, reason: str) -> RunFailure:
+        return RunFailure(
+            f"checkpoint {step} cannot be written: {reason}",
+            where=str(self._folder),
+            expected="space and permission for it",
+            do=f"make room, then run the same command again; last good checkpoint: {self.newest_name()}",
+        )
+
+    def _bytes(self) -> int:
+        sizes = [
+            variable.dtype.size * math.prod(variable.shape)
+            for named in self._groups.values()
+            for variable in named.values()
+        ]
+        return sum(sizes) + 2048 * len(sizes)
+
+    def _copy(self) -> None:
+        if self._shadows is None:
+            with tf.device("CPU:0"):
+                self._shadows = {
+                    group: {name: tf.Variable(tf.zeros(each.shape, each.dtype)) for name, each in named.items()}
+                    for group, named in self._groups.items()
+                }
+            self._manager = self._manage(tf.train.Checkpoint(**self._shadows))
+        for group, named in self._groups.items():
+            for name, variable in named.items():
+                self._shadows[group][name].assign(variable.read_value())
+
+    def _manage(self, checkpoint: tf.train.Checkpoint) -> tf.train.CheckpointManager:
+        _write_state(self._folder)
+        return tf.train.CheckpointManager(checkpoint, str(self._folder), max_to_keep=self._keep, checkpoint_name="ckpt")
+
+    def _write(self, step: int, places: Mapping[str, Sequence[int]]) -> float:
+        """In the thread that writes: seconds that it took."""
+        began = time.perf_counter()
+        variables = sum(map(len, self._groups.values()))
+        whole = False
+
+        def make_whole(prefix):
+            nonlocal whole
+            manifest.write(Path(prefix), step=step, variables=variables, session=self._session)
+            whole = True
+
+        # The manager calls back before it takes note of the checkpoint and removes older ones.
+        options = tf.train.CheckpointOptions(experimental_write_callbacks=[make_whole])
+        try:
+            self._manager.save(checkpoint_number=step, options=options)
+        except (tf.errors.OpError, OSError):
+            # Older ones may be gone where only the notes of the manager, which come last, have failed.
+            if not whole:
+                remove(self._folder, step)
+            shutil.rmtree(self._folder / f"ckpt-{step}_temp", ignore_errors=True)
+            raise
+        for path in self._folder.glob(f"ckpt-*{manifest.SUFFIX}"):
+            if not path.with_name(path.name.replace(manifest.SUFFIX, ".index")).exists():
+                path.unlink()
+        for place, steps in places.items():
+            self.keep_in(place, steps)
+        return time.perf_counter() - began
+
+    def restore_newest(self, *, at_most: int | None = None) -> tuple[int | None, list[str]]:
         """Restores the newest checkpoint that is whole; sets damaged ones aside in `damaged/`.
+
+        Args:
+            at_most: step up to which a checkpoint is wanted; later ones are removed, wherever they are. None: any.
 
         Returns:
             its step, None when there is none; a sentence on each one that was set aside.
@@ -82,17 +197,33 @@ class Checkpoints:
         Raises:
             UserError: it belongs to another model or optimizer, or all that there are are damaged.
         """
+        self.wait()
+        step, set_aside = self._restore_newest(at_most) if self._cluster.is_chief else (None, [])
+        step = self._cluster.told(step, patience=PATIENCE)
+        if step is not None and not self._cluster.is_chief:
+            self.restore(self._folder / f"ckpt-{step}")
+        return step, set_aside
+
+    def _restore_newest(self, at_most: int | None) -> tuple[int | None, list[str]]:
         damaged: dict[int, str] = {}
-        for step in sorted(steps_in(self._folder), reverse=True):
+        wanted = [step for step in steps_in(self._folder) if at_most is None or step <= at_most]
+        for step in reversed(wanted):
             prefix = self._folder / f"ckpt-{step}"
-            reason = damage(prefix)
+            reason = damage(prefix, session=self._session)
             if reason is not None:
                 damaged[step] = f"checkpoint {step} is damaged ({reason})"
                 continue
             self.restore(prefix)
+            if at_most is not None:
+                # The same step will come again, with other weights.
+                for place in (*(self._folder / name for name in (BEST, BEST_RAW, KEPT)), self._folder):
+                    for later in (step for step in steps_in(place) if step > at_most):
+                        remove(place, later)
             for bad in damaged:
                 _set_aside(self._folder / f"ckpt-{bad}")
-            self._manage()
+            _write_state(self._folder)
+            if self._shadows is not None:
+                self._manager = self._manage(tf.train.Checkpoint(**self._shadows))
             return step, [f"{text} and was moved to {self._folder / 'damaged'}" for text in damaged.values()]
         if damaged:
             raise UserError(
@@ -115,31 +246,61 @@ class Checkpoints:
         )
         self._checkpoint.restore(str(prefix)).assert_consumed()
 
-    def keep_best(self, step: int) -> None:
-        """Makes the checkpoint of this step the one in `best/`, as a link to the same bytes where the disk can.
+    def keep_in(self, place: str, steps: Sequence[int], *, verify: bool = False) -> None:
+        """Makes these the checkpoints in a folder of that name, as links to the same bytes where the disk can.
 
-        Nothing happens where there is no such checkpoint (any more).
+        One that is neither among the newest nor in another place is left out; where none is there nothing happens.
+
+        Args:
+            verify: whether a damaged one is replaced by another one of the same step.
         """
-        if step not in steps_in(self._folder):
+        if not self._cluster.is_chief:
             return
-        best = self._folder / "best"
-        best.mkdir(exist_ok=True)
-        # The index, by which a checkpoint is found, comes last.
-        for source in sorted(self._folder.glob(f"ckpt-{step}.*"), key=lambda path: path.suffix == ".index"):
-            target = best / source.name
-            part = best / f"{source.name}.part"
-            part.unlink(missing_ok=True)
-            try:
-                os.link(source, part)
-            except OSError:
-                shutil.copy2(source, part)
-            os.replace(part, target)
-            # Where both are links to the same bytes already, replacing does nothing.
-            part.unlink(missing_ok=True)
-        for old in best.glob("ckpt-*"):
-            if not old.name.startswith(f"ckpt-{step}."):
-                old.unlink()
-        _write_state(best)
+        folder = self._folder / place
+        found = {step: source for step in steps if (source := self._source(step, folder, verify)) is not None}
+        if not found:
+            return
+        folder.mkdir(exist_ok=True)
+        for step, source in found.items():
+            _link(source, folder, step)
+        for old in set(steps_in(folder)) - found.keys():
+            remove(folder, old)
+        _write_state(folder)
+
+    def _source(self, step: int, folder: Path, verify: bool) -> Path | None:
+        places = (folder, self._folder, *(self._folder / place for place in (BEST, BEST_RAW, KEPT)))
+        there = [place for place in places if (place / f"ckpt-{step}.index").exists()]
+        whole = (place for place in there if not verify or damage(place / f"ckpt-{step}") is None)
+        return next(whole, None)
+
+
+def _stand_back() -> None:
+    """Leaves the processor to the training where both want it."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+def _link(source: Path, folder: Path, step: int) -> None:
+    """Links the files of a checkpoint into another folder; its index, by which it is found, comes last."""
+    if source == folder:
+        return
+    for path in sorted(source.glob(f"ckpt-{step}.*"), key=lambda path: path.suffix == ".index"):
+        part = folder / f"{path.name}.part"
+        part.unlink(missing_ok=True)
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copy2(path, part)
+        os.replace(part, folder / path.name)
+        # Where both are links to the same bytes already, replacing does nothing.
+        part.unlink(missing_ok=True)
+
+
+def remove(folder: Path, step: int) -> None:
+    """Removes a checkpoint, its index first, by which it is found."""
+    for path in sorted(folder.glob(f"ckpt-{step}.*"), key=lambda path: path.suffix != ".index"):
+        if path.is_file():
+            path.unlink()
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -148,23 +309,31 @@ def steps_in(folder: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def find(folder: Path, which: str) -> Path:
+def find(folder: Path, which: str, *, weights: str | None = None) -> Path:
     """The checkpoint that `best`, `last` or a step names.
+
+    Args:
+        weights: `raw` where the best is to be that of the weights themselves and not of their moving average.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
-    place = folder / "best" if which == "best" else folder
-    steps = steps_in(place)
-    chosen = steps[-1:] if which in ("best", "last") else [step for step in steps if str(step) == which]
-    if not chosen:
+    if which == "best":
+        places = [folder / (BEST_RAW if weights == "raw" and steps_in(folder / BEST_RAW) else BEST)]
+    else:
+        places = [folder] if which == "last" else [folder, folder / KEPT, folder / BEST, folder / BEST_RAW]
+    there = [(place, step) for place in places for step in steps_in(place)]
+    named = there[-1:] if which in ("best", "last") else [found for found in there if str(found[1]) == which]
+    if not named:
+        known = sorted({step for place in (folder, folder / KEPT) for step in steps_in(place)})
         raise UserError(
             f"there is no checkpoint {which!r}",
-            where=str(place),
-            expected=f"best, last or one of the steps {', '.join(map(str, steps_in(folder))) or '(none)'}",
+            where=str(places[0]),
+            expected=f"best, last or one of the steps {', '.join(map(str, known)) or '(none)'}",
             do="choose one of them, or train first",
         )
-    prefix = place / f"ckpt-{chosen[0]}"
+    place, step = named[0]
+    prefix = place / f"ckpt-{step}"
     reason = damage(prefix)
     if reason is not None:
         raise UserError(
@@ -184,9 +353,12 @@ def weights_group(prefix: Path, weights: str | None = None) -> str:
         weights: `raw`, what gradients update; `ema`, their moving average; None: the average where there is one.
 
     Raises:
-        UserError: neither of these, or there is no average.
+        UserError: neither of these, there is no average, or the checkpoint is gone by now.
     """
-    averaged = any((plain(name) or "").startswith("ema/") for name, _ in tf.train.list_variables(str(prefix)))
+    try:
+        averaged = any((plain(name) or "").startswith("ema/") for name, _ in tf.train.list_variables(str(prefix)))
+    except (tf.errors.OpError, ValueError) as error:
+        raise _gone(prefix, error) from error
     if weights not in (None, "raw", "ema") or (weights == "ema" and not averaged):
         raise UserError(
             f"there are no weights {weights!r}",
@@ -208,37 +380,16 @@ def restore_group(prefix: Path, group: str, named: Mapping[str, tf.Variable]) ->
         status = tf.train.Checkpoint(**{group: dict(named)}).restore(str(prefix))
         status.assert_existing_objects_matched().expect_partial()
     except (tf.errors.OpError, ValueError) as error:
-        raise UserError(
-            f"the checkpoint cannot be read: {str(error).splitlines()[0]}",
-            where=str(prefix),
-            expected="a checkpoint that stays there while it is read; a running training removes old ones",
-            do="run the same command again, or choose --checkpoint=last",
-        ) from error
+        raise _gone(prefix, error) from error
 
 
-def damage(prefix: Path) -> str | None:
-    """Why a checkpoint cannot be trusted, or None. Compares with its manifest; reads it all where there is none."""
-    manifest = prefix.with_name(f"{prefix.name}.manifest.json")
-    try:
-        listed = json.loads(manifest.read_text())["files"]
-        for name, facts in listed.items():
-            path = prefix.with_name(Path(name).name)
-            if not path.exists():
-                return f"{path.name} is missing"
-            if path.stat().st_size != facts["size"]:
-                return f"{path.name} has {path.stat().st_size} bytes, not {facts['size']}"
-            if sha256(path) != facts["sha256"]:
-                return f"{path.name} has other content than when it was written"
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
-    except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
-        return str(error).splitlines()[0]
-    return None
+def _gone(prefix: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the checkpoint cannot be read: {str(error).splitlines()[0]}",
+        where=str(prefix),
+        expected="a checkpoint that stays there while it is read; a running training removes old ones",
+        do="run the same command again, or choose --checkpoint=last",
+    )
 
 
 def read(prefix: Path) -> dict[str, object]:
@@ -305,29 +456,3 @@ def _set_aside(prefix: Path) -> None:
     damaged.mkdir(exist_ok=True)
     for path in prefix.parent.glob(f"{prefix.name}.*"):
         os.replace(path, damaged / path.name)
-
-
-def _write_manifest(prefix: Path, step: int, variables: int) -> None:
-    files = {
-        path.name: {"size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(prefix.parent.glob(f"{prefix.name}.*"))
-        if ".manifest." not in path.name
-    }
-    facts = {
-        "format": FORMAT,
-        "step": step,
-        "variables": variables,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "files": files,
-    }
-    path = prefix.with_name(f"{prefix.name}.manifest.json")
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(facts, indent=1))
-    os.replace(part, path)
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

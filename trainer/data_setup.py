@@ -4,27 +4,31 @@ import dataclasses
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from data import frozen as tables
-from data import packing, pipeline, sampling
+from data import packing, pipeline, sampling, skipping
 from data import store as stores
 from data.decode import ANY, Decoding, shrink_array
 from data.errors import RunFailure, UserError
 from data.examples import SPLITS, Examples, Stream
 from data.frozen import Frozen
-from data.inspection import Inspection, inspect
+from data.inspection import Inspection, inspect, look_at
 from data.names import printable
 from data.order import Order
 from data.pipeline import View
 from data.read_crop import needs_files
+from data.service import Feed
+from data.skipping import Ranges
 from data.splits import TRAIN
 from data.store import Store
-from trainer import launch
+from trainer import identity, launch
+from trainer.cluster import lane
 from trainer.optimization.stages import Stage
 from trainer.recipe import Recipe
 from trainer.rendering import rendering, training_policy
@@ -36,8 +40,15 @@ LISTED = 10
 MODEST = 0.5
 
 
-def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: bool) -> Frozen:
+def open_data(
+    recipe: Recipe, workdir: Workdir, console: Console, *, resuming: bool, allow: Collection[str] | None = None
+) -> Frozen:
     """The frozen table of the session; on the first start the source's, with every image decoded once.
+
+    Args:
+        resuming: whether there is a table, to train on or to read.
+        allow: what of the data may differ in a session that goes on, as `data.frozen` calls it; None: who only reads
+            is told of other images.
 
     Raises:
         UserError: no data, images that do not decode, data that is not that of the session, or no files where a policy
@@ -48,7 +59,9 @@ def open_data(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: b
             raise needs_files(f"train.store = {recipe.store!r}", where="gin binding train.store")
         recipe = dataclasses.replace(recipe, store=None)
     found = _found(recipe, workdir, console, resuming=resuming)
-    return _reopen(recipe, workdir, console, found) if resuming else _first_look(recipe, workdir, console, found)
+    if resuming:
+        return _reopen(recipe, workdir, console, found, allow=allow)
+    return _first_look(recipe, workdir, console, found)
 
 
 def _found(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: bool) -> Examples:
@@ -67,7 +80,10 @@ def _found(recipe: Recipe, workdir: Workdir, console: Console, *, resuming: bool
                 expected="'auto' (in the workdir), or a folder for it",
                 do="train.store = 'auto'",
             )
-        found = _packed(found, recipe, workdir, console, start_over=not resuming).examples(found)
+        store = _packed(found, recipe, workdir, console, start_over=not resuming)
+        if resuming and recipe.store == "auto":
+            _refuse_damaged(store)
+        found = store.examples(found)
     if found.pixels is not None:
         found = dataclasses.replace(found, pixels=shrink_array(found.pixels, decoding=decoding(recipe)))
     return _checked(found, workdir)
@@ -237,63 +253,110 @@ def _store_folder(recipe: Recipe, workdir: Workdir) -> Path:
     return workdir.store if recipe.store == "auto" else Path(recipe.store).expanduser().absolute()
 
 
-def _reopen(recipe: Recipe, workdir: Workdir, console: Console, found: Examples) -> Frozen:
-    frozen, gone = tables.restore(workdir.examples, found)
+def _reopen(
+    recipe: Recipe, workdir: Workdir, console: Console, found: Examples, *, allow: Collection[str] | None
+) -> Frozen:
+    session = identity.of(workdir)
+    frozen, gone = tables.restore(workdir.examples, found, session=session, allow=allow)
     # The split is the frozen one. The rule still takes its bindings, so that they are part of every config.
     launch.call(recipe.split, frozen.examples)
     if frozen.examples.root is None:
-        return _same_images(recipe, frozen)
+        binds = tables.IMAGES not in (allow or ())
+        return _same_images(recipe, frozen, console, binds=binds, where=str(workdir.examples))
     if len(gone) > allowed(recipe, frozen):
         raise too_many_broken(recipe, frozen, len(gone), where=str(workdir.path))
     if decoding(recipe) != frozen.decoding:
-        return _decoded_anew(recipe, workdir, console, frozen)
+        return _decoded_anew(recipe, workdir, console, frozen, allow=allow)
     # A session that found no store worth while has none in its workdir.
     if recipe.store not in (None, "auto") or (recipe.store and (workdir.store / stores.MANIFEST).exists()):
-        store = _kept(_store_folder(recipe, workdir), frozen, console)
+        store = _kept(_store_folder(recipe, workdir), frozen, console, ours=recipe.store == "auto")
         if store is not None:
             return dataclasses.replace(frozen, examples=store.attach(frozen.examples))
-    _tell_changed(stores.changed_files(frozen.examples, frozen.inspection), console)
-    return frozen
+    changed = np.isin(frozen.examples.names, stores.changed_files(frozen.examples, frozen.inspection))
+    others = frozen.examples.take(changed)
+    # Those that broke are replaced where they are shown.
+    decode = (not sight.reason for sight in look_at(others, decoding=frozen.decoding))
+    binds = allow is not None and tables.IMAGES not in allow and any(decode)
+    _expect_same(others, console, binds=binds, where=str(workdir.examples))
+    return _seen_anew(frozen, np.flatnonzero(changed)) if tables.IMAGES in (allow or ()) else frozen
 
 
-def _tell_changed(names: Sequence[bytes], console: Console) -> None:
-    if names:
-        listed = ", ".join(map(printable, names[:LISTED]))
-        console.say(f"{len(names)} images are not what they were when the session started: {listed}", style="yellow")
+def _seen_anew(frozen: Frozen, rows: np.ndarray) -> Frozen:
+    """The same table; what is known of the images at these rows, where they decode, is that of today."""
+    seen = inspect(frozen.examples.take(rows), decoding=frozen.decoding)
+    good = seen.reasons == b""
+    columns = {name: getattr(frozen.inspection, name).copy() for name in Inspection.names()}
+    for name, column in columns.items():
+        column[rows[good]] = getattr(seen, name)[good]
+    inspection = Inspection(**columns)
+    examples = dataclasses.replace(frozen.examples, kinds=inspection.kinds, orientations=inspection.orientations)
+    return dataclasses.replace(frozen, examples=examples, inspection=inspection)
 
 
-def _same_images(recipe: Recipe, frozen: Frozen) -> Frozen:
-    """Images in memory or of a stream, which are all read again at each start: refuses others of the same names."""
-    examples = frozen.examples
-    now = (
-        Inspection.of_arrays(examples)
-        if examples.store is None
-        else examples.store.inspection.take(examples.store_rows)
+def _expect_same(others: Examples, console: Console, *, binds: bool, where: str) -> None:
+    """Refuses, or tells of, examples whose images are others than at the first start.
+
+    Args:
+        binds: whether a session goes on with them that was not allowed to.
+    """
+    if not len(others):
+        return
+    listed = ", ".join(others.where(row) for row in range(min(len(others), LISTED)))
+    found = f"{len(others)} images are not what they were when the session started: {listed}"
+    if not binds:
+        console.say(found, style="yellow")
+        return
+    raise UserError(
+        found,
+        where=where,
+        expected="the same images under the same names",
+        do=f"put them back, start a new --workdir, or go on with those of today: --allow_change={tables.IMAGES}",
     )
-    if decoding(recipe) != frozen.decoding:
-        return dataclasses.replace(frozen, inspection=now, decoding=decoding(recipe))
-    others = stores.other_images(frozen.inspection, now)
-    if len(others):
-        raise UserError(
-            f"{len(others)} of {len(examples)} images are others than those this session was started with, first: "
-            f"{examples.where(others[0])}",
-            where="train.source",
-            expected="the same images under the same names",
-            do="put them back, or start a new --workdir",
-        )
-    return frozen
 
 
-def _kept(folder: Path, frozen: Frozen, console: Console) -> Store | None:
-    """The store that the session was started with; None where it is gone or damaged: the files give the same pixels."""
+def _same_images(recipe: Recipe, frozen: Frozen, console: Console, *, binds: bool, where: str) -> Frozen:
+    """Images in memory or of a stream, which are all read again at each start."""
+    examples = frozen.examples
+    in_memory = examples.store is None
+    now = Inspection.of_arrays(examples) if in_memory else examples.store.inspection.take(examples.store_rows)
+    resized = decoding(recipe) != frozen.decoding
+    # Of images in memory only what they were shrunk to is known, of others the bytes that they came in.
+    if not (resized and in_memory):
+        others = (frozen.inspection.digests != now.digests).any(axis=1)
+        _expect_same(examples.take(others), console, binds=binds, where=where)
+    return dataclasses.replace(frozen, inspection=now, decoding=decoding(recipe))
+
+
+def _kept(folder: Path, frozen: Frozen, console: Console, *, ours: bool) -> Store | None:
+    """The store that the session was started with; None where it is gone or damaged: the files give the same pixels.
+
+    Args:
+        ours: whether it is the session's own, and small enough to be read to the end.
+    """
     try:
-        return stores.open_for(folder, frozen.examples, frozen.inspection, decoding=frozen.decoding)
+        store = stores.open_for(folder, frozen.examples, frozen.inspection, decoding=frozen.decoding)
+        if ours:
+            _refuse_damaged(store)
+        return store
     except UserError as error:
         console.say(f"training from the files: {error.found}", style="yellow")
         return None
 
 
-def _decoded_anew(recipe: Recipe, workdir: Workdir, console: Console, frozen: Frozen) -> Frozen:
+def _refuse_damaged(store: Store) -> None:
+    damaged = store.damage()
+    if damaged:
+        raise UserError(
+            f"{len(damaged)} files of decoded images are not what was written: {', '.join(damaged[:LISTED])}",
+            where=str(store.folder),
+            expected="the store as it was packed",
+            do="put them back, or remove the folder: images that can be read again are packed or read again",
+        )
+
+
+def _decoded_anew(
+    recipe: Recipe, workdir: Workdir, console: Console, frozen: Frozen, *, allow: Collection[str] | None
+) -> Frozen:
     """The same table at another size, if `--allow_change` lets it differ, from the files: a store stays as it is."""
     examples = frozen.examples
     try:
@@ -303,10 +366,12 @@ def _decoded_anew(recipe: Recipe, workdir: Workdir, console: Console, frozen: Fr
     if len(seen.bad) > allowed(recipe, frozen):
         raise too_many_broken(recipe, frozen, len(seen.bad), where=str(workdir.path))
     others = (seen.digests != frozen.inspection.digests).any(axis=1)
-    _tell_changed(examples.names[others].tolist(), console)
     # Those that broke are replaced where they are shown.
+    binds = allow is not None and tables.IMAGES not in allow and (others & (seen.reasons == b"")).any()
+    _expect_same(examples.take(others), console, binds=binds, where=str(workdir.examples))
     seen = dataclasses.replace(seen, reasons=np.full(len(examples), b"", np.bytes_))
-    return Frozen(dataclasses.replace(examples, kinds=seen.kinds), frozen.split, seen, decoding(recipe))
+    examples = dataclasses.replace(examples, kinds=seen.kinds, orientations=seen.orientations)
+    return Frozen(examples, frozen.split, seen, decoding(recipe))
 
 
 def allowed(recipe: Recipe, frozen: Frozen) -> int:
@@ -379,30 +444,61 @@ def stream(
     strategy: tf.distribute.Strategy,
     step: int,
     steps: int,
+    left_out: Ranges = (),
+    say: Callable[[str], object] = print,
 ) -> Iterator:
     """The training batches of every replica from a step of a stage on, in a run of so many steps.
 
     Args:
         view: of an evaluation; that of the stage is of its image size.
+        left_out: positions that the run goes without, see `data.skipping`.
+        say: gets a sentence on the hosts of `train.data_service`, where one is lost.
+
+    Raises:
+        UserError: those hosts do not answer, or see other images.
     """
     policy = training_policy(recipe, stage)
     view = dataclasses.replace(view, image_size=recipe.size(stage))
     on_host = rendering(recipe, policy, samples=recipe.samples, stage=stage) if recipe.placement == "host" else None
 
-    def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        return pipeline.train_batches(
-            examples,
-            order=order,
-            start=step * recipe.batch_size,
-            batch=recipe.batch_size // strategy.num_replicas_in_sync,
-            seed=recipe.seed,
-            policy=policy,
-            view=view,
-            length=steps * recipe.batch_size,
-            rendering=on_host,
-        )
+    start, share = step * recipe.batch_size, recipe.batch_size // strategy.num_replicas_in_sync
+    feeds: list[Feed] = []
 
-    return iter(strategy.distribute_datasets_from_function(batches))
+    def batches(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        def make(place: int, *, served: bool = False) -> tf.data.Dataset:
+            return pipeline.train_batches(
+                examples if recipe.data_service is None else _anywhere(examples),
+                order=order,
+                start=start,
+                batch=share,
+                seed=recipe.seed,
+                policy=policy,
+                view=view,
+                length=steps * recipe.batch_size,
+                rendering=on_host,
+                left_out=left_out,
+                lane=dataclasses.replace(lane(context), start=place),
+                served=served,
+            )
+
+        def positions(place: int) -> np.ndarray:
+            indexes = start + lane(context).numbers(place) * share + tf.range(share, dtype=tf.int64)
+            return skipping.shown(indexes, left_out).numpy()
+
+        if recipe.data_service is None:
+            return make(0)
+        feeds.append(Feed(make, service=recipe.data_service, positions=positions, say=say))
+        return feeds[-1].dataset
+
+    stream = iter(strategy.distribute_datasets_from_function(batches))
+    for feed in feeds:
+        weakref.finalize(stream, feed.close)
+    return stream
+
+
+def _anywhere(examples: Examples) -> Examples:
+    """The same, for hosts that work in other folders."""
+    return examples if examples.root is None else dataclasses.replace(examples, root=os.path.abspath(examples.root))
 
 
 def broken(examples: Examples, view: View) -> dict[str, str]:

@@ -6,21 +6,30 @@ import re
 import tensorflow as tf
 
 from data.errors import UserError
+from trainer.cluster import START_WITHIN, Members, mirrored
 from trainer.quiet import stderr_aside
 
+# Of a number of logical CPUs; TensorFlow would try to make any number.
+DIGITS = 3
 
-def set_up(devices: str) -> tf.distribute.MirroredStrategy:
+
+def set_up(
+    devices: str, members: Members | None = None, *, within: float = START_WITHIN
+) -> tf.distribute.MirroredStrategy | tf.distribute.MultiWorkerMirroredStrategy:
     """Configures the devices of this process and mirrors over them. Call it once, before TensorFlow uses a device.
 
     Args:
         devices: `auto` (all GPUs, else the CPU), `cpu`, `cpu:4` (four logical CPUs), `gpu` (all), `gpu:0,1`.
+        members: the workers to mirror over together, each with as many devices; None: this process alone.
+        within: seconds that the others have to join.
 
     Raises:
         UserError: malformed, or devices that are not there.
     """
     match = re.fullmatch(r"(auto|cpu|gpu)(?::([\d,]+))?", devices)
     kind, detail = match.groups() if match else (None, None)
-    if kind is None or (kind == "auto" and detail) or (kind == "cpu" and detail and not detail.isdigit()):
+    wrong = kind == "cpu" and detail and not (detail.isdigit() and len(detail) <= DIGITS)
+    if kind is None or (kind == "auto" and detail) or wrong:
         raise UserError(
             f"--devices={devices}",
             where="command line",
@@ -38,12 +47,26 @@ def set_up(devices: str) -> tf.distribute.MirroredStrategy:
             do="pip install -e '.[cuda]', look at nvidia-smi, or use --devices=cpu",
         )
     if kind == "gpu" or (kind == "auto" and gpus):
-        return _mirror_gpus(gpus, detail, devices)
-    with stderr_aside():
-        return _mirror_cpus(int(detail or 1))
+        count = _choose_gpus(gpus, detail, devices)
+        if members is None:
+            return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(count)])
+        return mirrored(members, gpus=count, within=within)
+    count = int(detail or 1)
+    if members is None:
+        with stderr_aside():
+            return _mirror_cpus(count)
+    if count > 1:
+        raise UserError(
+            f"--devices={devices} with {len(members.addresses)} workers",
+            where="command line",
+            expected="one CPU a worker, all that TensorFlow can do there",
+            do="--devices=cpu and more workers, or --devices=gpu",
+        )
+    tf.config.set_visible_devices([], "GPU")
+    return mirrored(members, within=within)
 
 
-def _mirror_gpus(gpus: list, detail: str | None, devices: str) -> tf.distribute.MirroredStrategy:
+def _choose_gpus(gpus: list, detail: str | None, devices: str) -> int:
     wanted = [int(index) for index in detail.split(",") if index] if detail else list(range(len(gpus)))
     if not wanted or len(set(wanted)) < len(wanted) or max(wanted) >= len(gpus):
         raise UserError(
@@ -56,7 +79,7 @@ def _mirror_gpus(gpus: list, detail: str | None, devices: str) -> tf.distribute.
     tf.config.set_visible_devices(chosen, "GPU")
     for gpu in chosen:
         tf.config.experimental.set_memory_growth(gpu, True)
-    return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(len(chosen))])
+    return len(chosen)
 
 
 def _mirror_cpus(count: int) -> tf.distribute.MirroredStrategy:

@@ -12,6 +12,7 @@ from data.errors import UserError
 from data.examples import Examples
 from data.pipeline import View
 from trainer import metrics
+from trainer.cluster import lane
 from trainer.losses import Loss
 from trainer.models.network import Network
 from trainer.recipe import Recipe
@@ -92,7 +93,13 @@ def batches(
     views = None if recipe.evaluation_views == Views() else recipe.evaluation_views.matrices(view.image_size)
     found = strategy.distribute_datasets_from_function(
         lambda context: pipeline.evaluation_batches(
-            examples, batch=batch, replicas=replicas, view=view, policy=evaluation_policy(recipe), views=views
+            examples,
+            batch=batch,
+            replicas=replicas,
+            view=view,
+            policy=evaluation_policy(recipe),
+            views=views,
+            lane=lane(context),
         )
     )
     return iter(found), pipeline.evaluation_elements(len(examples), batch=batch, replicas=replicas) // replicas

@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from data.errors import RunFailure, UserError
-from trainer import checkpoints, init_from, rendering
+from trainer import checkpoints, init_from, manifest, rendering
 from trainer.checkpoints import Checkpoints
 from trainer.models.naming import NORMALISATION
 from trainer.models.network import Network
@@ -260,7 +260,7 @@ def _description(exported: Exported, path: Path) -> dict:
         "backbone": recipe.model.backbone.name,
         "checkpoint": exported.prefix.name,
         "weights": "ema" if exported.group == "ema" else "raw",
-        **({} if path.is_dir() else {"sha256": checkpoints.sha256(path)}),
+        **({} if path.is_dir() else {"sha256": manifest.sha256(path)}),
     }
 
 

@@ -5,24 +5,73 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from data.errors import RunFailure
+from trainer.guard import NOT_FINITE, SPIKE, WEIGHTS, Fault
+
+# Images of a batch that a message names; the events of metrics.jsonl name all.
+NAMED = 8
 
 
-def of_step(step: int, stage: str, *, positions: Sequence[int], images: Sequence[str], last: str) -> RunFailure:
-    """A step whose loss or gradients are not finite.
+def of_step(
+    fault: Fault,
+    stage: str,
+    *,
+    positions: Sequence[int],
+    images: Sequence[str],
+    last: str,
+    suspects: Sequence[str] = (),
+) -> RunFailure:
+    """A step that went bad and ends the run.
 
     Args:
         positions: first position of its batch in the training stream, and the one after its last.
-        images: some of them, by place.
+        images: of the batch, by place.
         last: the last good checkpoint.
+        suspects: those that were in all batches that went bad.
     """
     start, stop = positions
+    tried = f"; {fault.tried}" if fault.tried else ""
+    if fault.tried:
+        go_on = "look at those images; then go on here with a larger guard.tries, or save sooner in a new --workdir"
+    else:
+        setting = "on_spike" if fault.reason == SPIKE else "not_finite"
+        go_on = f"look at those images; or go on here without them: --allow_change=guard.{setting} "
+        go_on += f"--gin_param=\"guard.{setting} = 'roll_back'\""
     return RunFailure(
-        f"loss or gradients are NaN or infinite at step {step}, in the stage {stage}",
-        where=f"positions {start} to {stop - 1} of the training stream: {', '.join(images)}, ...; "
-        f"last good checkpoint: {last}",
-        expected="finite numbers",
-        do="lower the learning rate, set train.clip_norm, or look at those images; then start a new --workdir, "
-        "or go on here with --allow_change",
+        f"{_what(fault)} at step {fault.step}, in the stage {stage}{tried}",
+        where=named(f"positions {start} to {stop - 1} of the training stream", images)
+        + named("; in all batches that went bad", suspects)
+        + f"; last good checkpoint: {last}",
+        expected="finite numbers" if fault.reason != SPIKE else "a loss near its running mean, see guard.spike",
+        do=f"lower the learning rate, set train.clip_norm, or {go_on}",
+    )
+
+
+def named(title: str, images: Sequence[str]) -> str:
+    """`title: a.png, b.png, ...`; nothing where there are no images."""
+    more = f", ... and {len(images) - NAMED} more" if len(images) > NAMED else ""
+    return f"{title}: {', '.join(images[:NAMED])}{more}" if images else ""
+
+
+def _what(fault: Fault) -> str:
+    return {
+        NOT_FINITE: "loss or gradients are NaN or infinite",
+        SPIKE: f"the loss jumps to {fault.loss:.4g}",
+        WEIGHTS: "the update makes weights NaN or infinite",
+    }[fault.reason]
+
+
+def of_roll_back(fault: Fault, stage: str, *, step: int, last: str) -> RunFailure:
+    """A step that went bad, and no checkpoint to roll back to.
+
+    Args:
+        step: up to which one was wanted.
+        last: the last good checkpoint.
+    """
+    return RunFailure(
+        f"{_what(fault)} at step {fault.step}, in the stage {stage}, and no checkpoint of step {step} or before",
+        where=f"gin bindings guard.batches, train.checkpoint_every; last good checkpoint: {last}",
+        expected="a checkpoint to roll back to",
+        do="save sooner (train.checkpoint_every) or keep more (train.keep_checkpoints), in a new --workdir",
     )
 
 
@@ -42,7 +91,8 @@ def of_evaluation(step: int, split: str, *, where: str, last: str) -> RunFailure
         f"the loss is NaN or infinite in the evaluation of {split} at step {step}",
         where=f"{where}; last good checkpoint: {last}",
         expected="finite numbers",
-        do="lower the learning rate or set train.clip_norm, and start a new --workdir",
+        do="lower the learning rate or set train.clip_norm, or correct the labels of that split; then start a new "
+        "--workdir",
     )
 
 

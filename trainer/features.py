@@ -1,5 +1,6 @@
 """Features of the frozen part of a network: computed once, on all replicas, and the batches that train the rest."""
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from data.feature_store import FeatureStore, Writer
 from data.frozen import Frozen
 from data.order import Order
 from data.pipeline import View
+from data.skipping import Ranges
+from trainer.cluster import ALONE, PATIENCE, Cluster, lane
 from trainer.models.cut import Prefix
 from trainer.recipe import Recipe
 from trainer.rendering import evaluation_policy, rendering, training_policy
@@ -78,6 +81,7 @@ def prepare(
     length: int | None,
     console: Console,
     stopping: Callable[[], object] = lambda: None,
+    cluster: Cluster = ALONE,
 ) -> FeatureStore | None:
     """Opens the features of a table of images, or computes what is missing of them.
 
@@ -85,6 +89,7 @@ def prepare(
         views: of each split that is wanted, as `computed` takes them.
         length: positions of the whole training, which the `during` of a policy is a share of.
         stopping: whether somebody wants the run to stop.
+        cluster: whose workers compute together, each its share of every batch; the chief writes.
 
     Returns:
         store with a part for each split. None if `stopping` said so.
@@ -97,13 +102,15 @@ def prepare(
     identity = _identity(recipe, prefix, frozen, view, length=length)
     parts = feature_store.parts_of(folder, rows, shape=prefix.shape, dtype=dtype)
     found, changed = feature_store.matching(folder, identity, parts)
-    if found is not None:
+    if cluster.told(found is not None):
         return found
     if changed:
         console.say(f"computing the features anew, since these changed: {', '.join(changed)}", style="yellow")
-    with feature_store.writing(folder, identity, parts, say=console.say) as writer:
-        if isinstance(writer, FeatureStore):
-            return writer
+    writing = feature_store.writing(folder, identity, parts, say=console.say)
+    with writing if cluster.is_chief else contextlib.nullcontext() as writer:
+        if cluster.told(isinstance(writer, FeatureStore), patience=PATIENCE):
+            return writer or feature_store.matching(folder, identity, parts)[0]
+        writer = _Shared(writer, cluster)
         for name, table in tables.items():
             done = writer.done(name)
             if done == rows[name]:
@@ -115,11 +122,34 @@ def prepare(
             console.close()
             if not whole:
                 return None
-        return writer.finish()
+        return writer.finish() or feature_store.matching(folder, identity, parts)[0]
+
+
+class _Shared:
+    """The chief's writer, as all workers use it."""
+
+    def __init__(self, writer: Writer | None, cluster: Cluster):
+        self._writer, self._cluster = writer, cluster
+
+    def done(self, name: str) -> int:
+        return self._cluster.told(self._writer and self._writer.done(name))
+
+    def write(self, name: str, rows: np.ndarray, values: np.ndarray, *, broken: np.ndarray) -> None:
+        if self._writer is not None:
+            self._writer.write(name, rows, values, broken=broken)
+
+    def save(self, name: str, done: int) -> None:
+        if self._writer is not None:
+            self._writer.save(name, done)
+
+    def finish(self) -> FeatureStore | None:
+        store = self._writer and self._writer.finish()
+        self._cluster.meet()
+        return store
 
 
 def _fill(
-    writer: Writer,
+    writer: _Shared,
     name: str,
     batches: Iterator[Computed],
     *,
@@ -165,6 +195,7 @@ def computed(
         the rows in the order in which training, or evaluation, shows them.
     """
     replicas, count = strategy.num_replicas_in_sync, len(examples)
+    together = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     batch = max(1, (recipe.evaluation_batch_size or recipe.batch_size) // replicas)
     policy = evaluation_policy(recipe) if views is None else training_policy(recipe)
     rendered = rendering(recipe, policy, samples=recipe.evaluation_samples if views is None else recipe.samples)
@@ -174,7 +205,13 @@ def computed(
         if views is None:
             first = steps * replicas
             return pipeline.evaluation_batches(
-                examples, batch=batch, replicas=replicas, view=view, policy=policy, start=first
+                examples,
+                batch=batch,
+                replicas=replicas,
+                view=view,
+                policy=policy,
+                start=first,
+                lane=lane(context),
             )
         return pipeline.train_batches(
             examples,
@@ -186,23 +223,31 @@ def computed(
             view=view,
             length=length,
             rendering=rendered if recipe.placement == "host" else None,
+            lane=lane(context),
         )
 
     def of_replica(batch):
         values = prefix(rendered.images(batch), training=False)
-        return tf.cast(values, tf.float32), batch["position"], batch["example"], batch["replaced"]
+        columns = tf.cast(values, tf.float32), batch["position"], batch["example"], tf.cast(batch["replaced"], tf.int32)
+        if not together:
+            return columns
+        replica = tf.distribute.get_replica_context()
+        # TensorFlow cannot gather what is an argument of this function.
+        return tuple(replica.all_gather(tf.identity(column), axis=0) for column in columns)
 
     @tf.function(autograph=False)
     def step(iterator):
-        return strategy.run(of_replica, args=(next(iterator),))
+        columns = strategy.run(of_replica, args=(next(iterator),))
+        shares = [strategy.experimental_local_results(column) for column in columns]
+        return [parts[:1] if together else parts for parts in shares]
 
     batches, rows = iter(strategy.distribute_datasets_from_function(dataset)), count * (views or 1)
     for done in range(steps * batch * replicas, rows, batch * replicas):
-        results = (strategy.experimental_local_results(part) for part in step(batches))
-        values, positions, shown, broken = (np.concatenate([part.numpy() for part in parts]) for parts in results)
+        columns = (np.concatenate([part.numpy() for part in parts]) for parts in step(batches))
+        values, positions, shown, broken = columns
         inside = positions < rows
         places = positions // count * count + shown
-        yield min(done + batch * replicas, rows), places[inside], values[inside], broken[inside]
+        yield min(done + batch * replicas, rows), places[inside], values[inside], broken[inside].astype(bool)
 
 
 def _identity(recipe: Recipe, prefix: Prefix, frozen: Frozen, view: View, *, length: int | None) -> dict[str, object]:
@@ -257,8 +302,8 @@ class FeatureBatches:
     ):
         self._recipe, self._store, self._tables, self._strategy = recipe, store, tables, strategy
 
-    def stream(self, order: Order, *, step: int) -> Iterator:
-        """The training batches of every replica from a step on."""
+    def stream(self, order: Order, *, step: int, left_out: Ranges = ()) -> Iterator:
+        """The training batches of every replica from a step on; `left_out`: positions that the run goes without."""
         batch = self._recipe.batch_size
         return iter(
             self._strategy.distribute_datasets_from_function(
@@ -268,6 +313,8 @@ class FeatureBatches:
                     order=order,
                     start=step * batch,
                     batch=batch // self._strategy.num_replicas_in_sync,
+                    left_out=left_out,
+                    lane=lane(context),
                 )
             )
         )
@@ -278,7 +325,7 @@ class FeatureBatches:
         batch = max(1, (self._recipe.evaluation_batch_size or self._recipe.batch_size) // replicas)
         found = self._strategy.distribute_datasets_from_function(
             lambda context: pipeline.feature_evaluation_batches(
-                examples, self._store.parts[split], batch=batch, replicas=replicas
+                examples, self._store.parts[split], batch=batch, replicas=replicas, lane=lane(context)
             )
         )
         return iter(found), pipeline.evaluation_elements(len(examples), batch=batch, replicas=replicas) // replicas

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from data.errors import UserError
-from trainer import checkpoints, launch, rendering
+from trainer import checkpoints, launch, manifest, rendering
 from trainer.models import checkpoint_file, files
 from trainer.models.growing import Outputs
 from trainer.models.naming import NORMALISATION
@@ -91,7 +91,7 @@ def _outputs_of_export(path: Path) -> Outputs:
             expected="a list of names, or the file as scripts/export.py wrote it",
             do="correct it, or remove it: outputs are then taken in order",
         ) from error
-    if checksum is not None and checksum != checkpoints.sha256(path):
+    if checksum is not None and checksum != manifest.sha256(path):
         raise UserError(
             "the file has other content than when it was exported",
             where=str(path),

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from data.errors import UserError
 from trainer import checkpoints
 from trainer.checkpoints import Checkpoints
 from trainer.models.network import Network
-from trainer.workdir import Workdir, write_json
+from trainer.workdir import Workdir
 
 
 def save(workdir: Workdir, network: Network, *, known: Sequence[str]) -> None:
@@ -25,8 +26,9 @@ def save(workdir: Workdir, network: Network, *, known: Sequence[str]) -> None:
     """
     remove(workdir)
     folder = _folder(workdir)
-    Checkpoints(folder, {"model": network.values()}, keep=1).save(0)
-    write_json(folder / "classes.json", list(known))
+    # In the checkpoint, whose manifest tells damage.
+    classes = tf.Variable(np.frombuffer(json.dumps(list(known)).encode(), np.uint8))
+    Checkpoints(folder, {"model": network.values(), "known": {"classes": classes}}, keep=1).save(0)
 
 
 def remove(workdir: Workdir) -> None:
@@ -45,11 +47,15 @@ def read(workdir: Workdir) -> dict[str, np.ndarray]:
     Raises:
         UserError: there are none, or they are damaged.
     """
+    stored = _stored(workdir)
+    return {name.removeprefix("model/"): value for name, value in stored.items() if name.startswith("model/")}
+
+
+def _stored(workdir: Workdir) -> dict[str, np.ndarray]:
     try:
-        stored = checkpoints.read(checkpoints.find(_folder(workdir), "last"))
+        return checkpoints.read(checkpoints.find(_folder(workdir), "last"))
     except UserError as error:
         raise _lost(error.found, str(_folder(workdir))) from error
-    return {name.removeprefix("model/"): value for name, value in stored.items()}
 
 
 def fitting(workdir: Workdir, network: Network) -> dict[str, np.ndarray]:
@@ -71,16 +77,12 @@ def known(workdir: Workdir) -> tuple[str, ...]:
     """Names of the classes whose outputs the source of the weights gave.
 
     Raises:
-        UserError: the session kept no first weights, or the list is damaged.
+        UserError: there are none, or they are damaged.
     """
-    path = _folder(workdir) / "classes.json"
-    try:
-        names = json.loads(path.read_text())
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("it holds no list of names")
-    except (OSError, ValueError) as error:
-        raise _lost(f"the classes known at first cannot be read: {error}", str(path)) from error
-    return tuple(names)
+    stored = _stored(workdir)
+    if "known/classes" not in stored:
+        raise _lost("the classes known at first are not among it", str(_folder(workdir)))
+    return tuple(json.loads(stored["known/classes"].tobytes()))
 
 
 def _lost(found: str, where: str) -> UserError:

@@ -2,12 +2,12 @@
 
 import contextlib
 import difflib
-import errno
 import inspect
 import os
 import re
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ import gin
 from absl import app, flags, logging
 from gin import config_parser
 
-from data.errors import RunFailure, UserError
+from data.errors import DISK_FULL, RunFailure, UserError
 
 # Pillow's, on odd metadata: what matters of an image is told by name, see `data.inspection`.
 warnings.filterwarnings("ignore", module="PIL")
@@ -69,7 +69,8 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
             sys.exit(0)
         try:
             positional = flags.FLAGS(list(argv))
-        except flags.Error as error:
+        # absl compares every unknown name, however long, with those that it knows.
+        except (flags.Error, RecursionError) as error:
             _print_error(
                 UserError(str(error), where="command line", expected="flags as --help lists them", do="--help")
             )
@@ -80,7 +81,8 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
     def guarded(argv: Sequence[str]) -> int:
         chatter.close()
         # Until the loop listens itself.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.default_int_handler)
         logging.set_verbosity(logging.WARNING)
         try:
             if positional:
@@ -103,13 +105,14 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
         except KeyboardInterrupt:
             print("interrupted before there was anything new to save; the same command starts again", file=sys.stderr)
             return STOPPED
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except Exception as error:
+            full = error if isinstance(error, OSError) and error.errno in DISK_FULL else _full_disk()
+            if full is None:
                 raise
             _print_error(
                 RunFailure(
-                    f"the disk is full: {error}",
-                    where=str(error.filename or flags.FLAGS.workdir),
+                    f"the disk is full: {full}",
+                    where=str(full.filename or flags.FLAGS.workdir),
                     expected="space for what the run writes",
                     do="make room, then run the same command again; it goes on from the newest checkpoint",
                 )
@@ -117,6 +120,29 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
             return RunFailure.exit_status
 
     app.run(guarded, flags_parser=parse)
+
+
+def _full_disk() -> OSError | None:
+    """What the disk of temporary files says where it takes no more.
+
+    TensorFlow writes there what it makes of a function before it compiles it; where it cannot, it goes on without, and
+    what then fails says nothing of a disk.
+    """
+    try:
+        path = os.path.join(tempfile.gettempdir(), f"onward-{os.getpid()}")
+    except FileNotFoundError as error:  # None of several folders takes anything.
+        return error
+    try:
+        with open(path, "wb") as file:
+            file.write(bytes(2**16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return OSError(error.errno, error.strerror, path) if error.errno in DISK_FULL else None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    return None
 
 
 def _print_help(main: Callable) -> None:
@@ -335,7 +361,8 @@ def settings(config: str, *, where: str = "config.gin") -> dict[str, str]:
                 scope = f"{statement.scope}/" if statement.scope else ""
                 parameter = f".{statement.arg_name}" if statement.arg_name else ""
                 found[f"{scope}{statement.selector}{parameter}"] = repr(statement.value)
-    except (SyntaxError, ValueError) as error:
+    # gin leaves open what its parser raises: also what Python's tokenizer and its limits do.
+    except Exception as error:
         raise UserError(
             f"not readable as gin: {error}",
             where=where,

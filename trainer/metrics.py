@@ -14,11 +14,14 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from data.errors import UserError
+
 Sums = dict[str, tf.Tensor]
 Totals = dict[str, np.ndarray]
 
 # Targets that vary by less than a millionth of their size are constant: R2 would be rounding.
 CONSTANT = 1e-6
+LOWER_IS_BETTER = ("loss", "mean_absolute_error", "mean_squared_error")
 
 
 def batch_sums(
@@ -122,14 +125,27 @@ def score(labels: tf.Tensor, logits: tf.Tensor, *, task: str) -> tf.Tensor:
     return _OF[task].score(labels, logits)
 
 
-def decisive(task: str) -> str:
-    """Name of the figure that decides which of two evaluations is better."""
-    return "loss" if task == "regression" else "accuracy"
+def decisive(task: str, by: str | None = None) -> str:
+    """Name of the figure that decides which of two evaluations is better; the usual one of the task without `by`.
+
+    Raises:
+        UserError: the task has no such figure.
+    """
+    known = ["loss", *_OF[task].figures(zeros(2, task=task))]
+    if by is not None and by not in known:
+        raise UserError(
+            f"train.best_by = {by!r}",
+            where="gin binding train.best_by",
+            expected=f"None, or a figure of a {task} task: {', '.join(known)}",
+            do="correct it",
+        )
+    return by or ("loss" if task == "regression" else "accuracy")
 
 
-def merit(figures: dict, *, task: str) -> float:
+def merit(figures: dict, *, task: str, by: str | None = None) -> float:
     """The decisive figure, its sign such that more is better."""
-    return -figures["loss"] if task == "regression" else figures["accuracy"]
+    name = decisive(task, by)
+    return -figures[name] if name in LOWER_IS_BETTER else figures[name]
 
 
 def _weighted(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -10,13 +10,14 @@ import numpy as np
 from data.examples import SPLITS, Examples
 from data.splits import TRAIN, VALIDATION
 from trainer import data_setup, devices, features, launch, listing, losses, rendering
+from trainer.batches import Share, share_of
 from trainer.models import freeze
 from trainer.models.freeze import Trainable
 from trainer.models.network import Network
 from trainer.optimization.stages import Plan, Planned, Stage, plan
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
-from trainer.state import TrainingState, batchnorm_mode, check_batch, intervals
+from trainer.state import TrainingState, batchnorm_mode, rhythm
 
 LEGEND = (
     "A row for each variable: weight decay, then by stage the factor of its learning",
@@ -54,20 +55,20 @@ def explain(recipe: Recipe, console: Console, *, device_spec: str, init_from: st
         UserError: what a start would refuse of recipe, source and model; images and weights are not looked at.
     """
     strategy = devices.set_up(device_spec)
-    check_batch(recipe.batch_size, strategy.num_replicas_in_sync, accumulation=recipe.accumulation)
+    share = share_of(recipe, strategy.num_replicas_in_sync)
     features.check(recipe)
-    launch.call(partial(rendering.check, replicas=strategy.num_replicas_in_sync), recipe, recipe.stages)
+    launch.call(rendering.check, recipe, recipe.stages)
     examples, split, _ = listing.table(recipe, console)
     _, order = data_setup.training_part(recipe, examples.take(split == TRAIN))
     size = {"examples": order.epoch_length, "batch": recipe.batch_size}
     run = plan(recipe.stages, **size, rate_factor=recipe.rate_factor)
-    intervals(recipe, run, validates=bool((split == VALIDATION).any()))
+    rhythm(recipe, run, validates=bool((split == VALIDATION).any()))
     launch.call(recipe.optimizer.make)
     loss = launch.call(partial(losses.chosen, outputs=examples.outputs), recipe.loss, examples.task)
     launch.check_consumed()
     aim = {"task": examples.task, "loss": loss}
     state = TrainingState(recipe, run, strategy=strategy, outputs=examples.outputs, load=False, **aim)
-    about = {"replicas": strategy.num_replicas_in_sync, "weights": init_from or recipe.model.pretrained}
+    about = {"share": share, "weights": init_from or recipe.model.pretrained}
     rows = _of_run(recipe, examples, split, run, state.network, **about)
     for number, planned in enumerate(run.stages, 1):
         rows += _of_stage(recipe, run, planned, number, state)
@@ -82,13 +83,14 @@ def _of_run(
     run: Plan,
     network: Network,
     *,
-    replicas: int,
+    share: Share,
     weights: str | None,
 ) -> list[tuple[str, str]]:
     counts = [f"{(split == part).sum():,} {name}" for part, name in enumerate(SPLITS) if (split == part).any()]
     names = examples.class_names
     listed = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
     parameters = sum(_size(network, name) for name in _weights(network))
+    replicas = recipe.batch_size // share.examples
     rule, vectors = recipe.optimizer, "" if recipe.optimizer.decay_vectors else ", of kernels only"
     decay = f", weight decay {rule.weight_decay:g}{vectors}" if rule.weight_decay else ""
     return [
@@ -99,6 +101,7 @@ def _of_run(
         ("weights", "random" if weights is None else f"{weights} (not loaded here)"),
         ("optimizer", f"{type(rule.make()).__name__}{decay}"),
         ("batch", f"{recipe.batch_size} on {replicas} replica{'s' * (replicas > 1)}, {recipe.precision}"),
+        *([("", str(share))] if share.parts > 1 else []),
         ("length", f"{run.steps:,} steps, {run.epoch(run.steps):.4g} epochs of {run.examples:,} examples"),
     ]
 
@@ -116,7 +119,7 @@ def _of_stage(recipe: Recipe, run: Plan, planned: Planned, number: int, state: T
     changes += ["lower once evaluations stop getting better"] if recipe.plateau is not None else []
     operations = [operation.name for operation in (stage.policy or recipe.policy).operations]
     height, width = recipe.size(stage)
-    stored = f"features behind {state.cut.layer}, stored, of " if state.cut is not None else ""
+    stored = f"features behind {state.cut.prefix.layer}, stored, of " if state.cut is not None else ""
     return [
         (f"stage {number}", stage.name),
         ("  steps", f"{planned.start:,} to {planned.stop:,}: {steps:,} steps, {run.epoch(steps):.4g} epochs"),

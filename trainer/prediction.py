@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from data import npz
 from data.errors import UserError
 from data.examples import TASKS, Examples
 from data.frozen import Frozen
@@ -49,13 +49,15 @@ class Meaning:
         """
         try:
             names = json.loads(workdir.classes.read_text())
-            with np.load(workdir.examples, allow_pickle=False) as stored:
-                task = str(stored["task"])
+            stored = npz.read(workdir.examples)
+            task = str(stored["task"])
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
                 raise ValueError(f"{workdir.classes.name} holds no list of names")
+            if names != stored["class_names"].tolist():
+                raise ValueError("they hold other names of classes")
             if task not in TASKS or (task == "binary" and len(names) != 2):
                 raise ValueError(f"{len(names)} names for the task {task}")
-        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, LookupError, RecursionError) as error:
             raise UserError(
                 f"what the outputs of the network stand for cannot be read: {error}",
                 where=f"{workdir.classes}, {workdir.examples}",

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from data.order import Order
 from data.pipeline import View
 from data.splits import TRAIN
 from trainer import data_setup, launch, listing, losses, rendering
+from trainer.batches import share_of
 from trainer.optimization.stages import Planned, plan
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
@@ -102,7 +102,8 @@ def material(
     _, order = data_setup.training_part(recipe, examples.take(in_train))
     run = plan(recipe.stages, examples=order.epoch_length, batch=recipe.batch_size)
     # What a training would refuse is refused here.
-    launch.call(functools.partial(rendering.check, replicas=replicas), recipe, recipe.stages)
+    share_of(recipe, replicas)
+    launch.call(rendering.check, recipe, recipe.stages)
     launch.call(recipe.optimizer.make)
     launch.call(losses.chosen, recipe.loss, examples.task)
     launch.check_consumed()

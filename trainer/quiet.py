@@ -12,7 +12,8 @@ def stderr_aside() -> Iterator[None]:
     """Holds back everything written to file descriptor 2; shows it if the block fails."""
     sys.stderr.flush()
     shown = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    # In memory where that can be: the disk may be full.
+    with open(os.memfd_create("stderr"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield

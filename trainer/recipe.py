@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,16 +20,20 @@ from data.augment.views import Views
 from data.durations import Duration
 from data.errors import UserError
 from data.examples import Examples, Stream
+from data.service import DataService
 from trainer.forgetting.anchor import Anchor
 from trainer.forgetting.distillation import Distillation
+from trainer.guard import Guard, guard
 from trainer.losses import Loss
 from trainer.models.cut import Features
 from trainer.models.network import PRECISIONS, Architecture
 from trainer.optimization import unfreezing  # noqa: F401  (for gin)
+from trainer.optimization.early_stopping import EarlyStopping
 from trainer.optimization.optimizers import UpdateRule, adamw
 from trainer.optimization.plateau import Plateau
 from trainer.optimization.schedules import SCALINGS, batch_factor
 from trainer.optimization.stages import Stage
+from trainer.ranking import CAPACITY
 
 
 @gin.configurable("train")
@@ -74,6 +79,8 @@ class Recipe:
         fill: what lies outside an image: its `nearest` pixel, a `constant`, its `reflect`ion, or `wrap`.
         fill_value: red, green, blue in 0..255 of that constant.
         interpolation: `nearest`, `bilinear` or `bicubic`.
+        data_service: `@data_service()`: other hosts make the training batches, see `data.service`; None: this one does.
+            Never changes which batches those are.
         placement: where training images are rendered, on the training `device` or on the `host` that feeds it.
         precision: `float32`, `mixed_float16` or `mixed_bfloat16`.
         seed: of weights, order, augmentation and dropout.
@@ -87,7 +94,16 @@ class Recipe:
         ema_warmup: the average forgets faster at first: it keeps at most (1 + n) / (10 + n) after n steps.
         window: steps of one call of the compiled loop; reports, checkpoints and stops happen between windows.
         evaluate_every, checkpoint_every: a number and one of steps, epochs, examples; rounded to window ends.
+        checkpoint_minutes: a checkpoint also after so many minutes without one; None: the clock decides nothing.
         keep_checkpoints: how many of the newest stay.
+        keep_every: distance of checkpoints that stay for ever, in `checkpoints/kept/`, as checkpoint_every; None: none.
+        keep_best: how many of the best stay, 1 to 16: the best in `checkpoints/best/`, the others in `kept/`. With a
+            moving average that is judged by the average; the best by the weights themselves is in `best_raw/`.
+        best_by: figure of an evaluation that decides which is best, such as loss; None: the usual one of the task.
+        best_gain: by how much an evaluation has to be better to be the best.
+        early_stopping: `@early_stopping()` ends the training where evaluations stop getting better; None: stages do.
+        guard: `@guard()`, what happens when losses, gradients or weights go bad.
+        stop_within: seconds that a signal leaves for the step at hand to end; after them the process ends without it.
         bad_images: `refuse` to start with images that do not decode, or `drop` them from the table, named.
         replace_at_most: share of the images that may break after the start and be replaced by others; beyond it the
             run ends.
@@ -119,6 +135,7 @@ class Recipe:
     fill: str = "nearest"
     fill_value: Sequence[float] = (0, 0, 0)
     interpolation: str = "bilinear"
+    data_service: DataService | None = None
     placement: str = "device"
     precision: str = "float32"
     seed: int = 0
@@ -135,7 +152,15 @@ class Recipe:
     window: int = 10
     evaluate_every: Duration = (1, "epochs")
     checkpoint_every: Duration = (1, "epochs")
+    checkpoint_minutes: float | None = None
     keep_checkpoints: int = 3
+    keep_every: Duration | None = None
+    keep_best: int = 1
+    best_by: str | None = None
+    best_gain: float = 0.0
+    early_stopping: EarlyStopping | None = None
+    guard: Guard = dataclasses.field(default_factory=guard)
+    stop_within: float = 60.0
     bad_images: str = "refuse"
     replace_at_most: float = 0.01
 
@@ -165,6 +190,18 @@ class Recipe:
         scaling = self.learning_rate_scaling
         _expect("learning_rate_scaling", scaling, scaling in (None, *SCALINGS), f"None, {' or '.join(SCALINGS)}")
         _expect("plateau", self.plateau, isinstance(self.plateau, Plateau | None), "None or @plateau()")
+        early = self.early_stopping
+        _expect("early_stopping", early, isinstance(early, EarlyStopping | None), "None or @early_stopping()")
+        _expect("guard", self.guard, isinstance(self.guard, Guard), "@guard()")
+        best = _is_count(self.keep_best) and self.keep_best <= CAPACITY
+        _expect("keep_best", self.keep_best, best, f"a whole number, 1 to {CAPACITY}")
+        gain = _is_number(self.best_gain) and 0 <= self.best_gain < math.inf
+        _expect("best_gain", self.best_gain, gain, "a number, at least 0")
+        minutes = self.checkpoint_minutes
+        timed = minutes is None or (_is_number(minutes) and minutes > 0)
+        _expect("checkpoint_minutes", minutes, timed, "None, or minutes, more than 0")
+        within = _is_number(self.stop_within) and 0 < self.stop_within < math.inf
+        _expect("stop_within", self.stop_within, within, "seconds, more than 0")
         _expect("deterministic", self.deterministic, isinstance(self.deterministic, bool), "True or False")
         for name, choices in (
             ("precision", PRECISIONS),
@@ -197,6 +234,9 @@ class Recipe:
         _expect("model", self.model, isinstance(self.model, Architecture), "@model()")
         features = self.features is None or isinstance(self.features, Features)
         _expect("features", self.features, features, "None or @features()")
+        service = self.data_service
+        served = service is None or (isinstance(service, DataService) and self.features is None)
+        _expect("data_service", service, served, "None, or @data_service() where train.features is None")
         _expect("optimizer", self.optimizer, isinstance(self.optimizer, UpdateRule), "@adamw(), @sgd() or another")
         _expect("policy", self.policy, isinstance(self.policy, Policy), "@policy()")
         normalisation = self.normalisation

@@ -67,26 +67,17 @@ def rendering(recipe: Recipe, policy: Policy, *, samples: int, stage: Stage | No
     )
 
 
-def check(recipe: Recipe, stages: Sequence[Stage], *, replicas: int) -> None:
+def check(recipe: Recipe, stages: Sequence[Stage]) -> None:
     """Draws once from every policy and traces its kernel, before anything is written: one's own may be wrong.
 
     Raises:
-        UserError: an operation that cannot be; a policy that mixes pairs, and a batch a replica that is odd.
+        UserError: an operation that cannot be.
     """
     for stage in stages:
         policy, size = training_policy(recipe, stage), recipe.size(stage)
         # In a graph, as the input pipeline draws.
         draw = tf.function(partial(policy.draw, seed=recipe.seed, size=size), autograph=False)
         _try(rendering(recipe, policy, samples=1, stage=stage), draw(tf.range(2, dtype=tf.int64)).arrays)
-        parts = replicas * recipe.accumulation
-        if policy.mixes and (recipe.batch_size // parts) % 2:
-            told = "" if recipe.accumulation == 1 else f", in {recipe.accumulation} parts (train.accumulation)"
-            raise UserError(
-                f"{recipe.batch_size // parts} examples at once a replica, and a policy that mixes pairs of them",
-                where=f"gin binding train.batch_size (batch_size), stage {stage.name}",
-                expected=f"an even number for each of {replicas} replicas{told}",
-                do=f"--gin_param='batch_size = {recipe.batch_size + parts}', or no mixup and cutmix",
-            )
 
 
 def _try(rendering: Rendering, arrays: Sequence[tf.Tensor]) -> None:

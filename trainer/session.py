@@ -1,9 +1,9 @@
 """One run in one workdir: update, report, checkpoint, evaluate, stop."""
 
 import contextlib
-import itertools
 import math
 import time
+import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,21 +14,26 @@ import numpy as np
 import tensorflow as tf
 
 from data import frozen as tables
+from data import skipping
 from data.errors import UserError
 from data.examples import Examples
-from trainer import data_setup, devices, failures, features, launch, losses, metrics, rendering
+from trainer import checkpoints, data_setup, devices, failures, features, identity, launch, losses, metrics, rendering
+from trainer.batches import share_of
 from trainer.beginning import Beginning, drift
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoints import Checkpoints, Saved
+from trainer.cluster import START_WITHIN, Cluster, Members
 from trainer.evaluation import Evaluator
 from trainer.forgetting import report as forgetting
+from trainer.guard import ROLL_BACK, Fault
 from trainer.models.growing import Outputs
 from trainer.optimization.stages import Planned, plan
 from trainer.recipe import Recipe
 from trainer.reports import environment, summary
 from trainer.reports.console import Console
 from trainer.reports.log import MetricsLog, window_events
+from trainer.rollback import possible, roll_back, suspects
 from trainer.signals import StopRequest
-from trainer.state import TrainingState, check_batch, intervals
+from trainer.state import TrainingState, rhythm
 from trainer.workdir import Workdir, read_json, write_json, write_text
 
 
@@ -41,6 +46,9 @@ class Session:
         device_spec: as `--devices` gives it.
         allow_change: settings that may differ from the last start.
         init_from: whose weights a new session begins with, see `trainer.init_from`; None: those of the recipe.
+        seconds: from now on, after which it stops as by a signal, saved; None: no limit.
+        members: the workers that train together, see `trainer.cluster`; None: this process alone.
+        start_within: seconds that the others have to join.
 
     Raises:
         UserError: see its message; a session that was there is as it was.
@@ -54,32 +62,51 @@ class Session:
         device_spec: str = "auto",
         allow_change: Sequence[str] = (),
         init_from: str | None = None,
+        seconds: float | None = None,
+        members: Members | None = None,
+        start_within: float = START_WITHIN,
     ):
+        began = time.monotonic()
         self.recipe, self.workdir, self.console = recipe, workdir, Console()
         self.init_from = init_from
-        workdir.own()
+        if members is None or members.is_chief:
+            workdir.own(self.console.say)
         # First of all: TensorFlow cannot change its devices once something, such as decoding, has used them.
-        self.strategy = devices.set_up(device_spec)
-        check_batch(recipe.batch_size, self.strategy.num_replicas_in_sync, accumulation=recipe.accumulation)
-        launch.call(partial(rendering.check, replicas=self.strategy.num_replicas_in_sync), recipe, recipe.stages)
+        self.strategy = devices.set_up(device_spec, members, within=start_within)
+        self.cluster = Cluster(self.strategy, members)
+        # What it took the others to join counts.
+        left = None if seconds is None else seconds - (time.monotonic() - began)
+        self.stop = self.cluster.stop(StopRequest(within=recipe.stop_within, seconds=left))
+        with self.cluster.together(newest=str(workdir.checkpoints)):
+            self.cluster.follow()
+        share = share_of(recipe, self.strategy.num_replicas_in_sync)
+        if share.parts != recipe.accumulation:
+            self.console.say(f"{share}: train.accumulation = {recipe.accumulation} does not come out even")
+        launch.call(rendering.check, recipe, recipe.stages)
         features.check(recipe)
         self.resuming = workdir.has_checkpoint()
-        self.data = data_setup.open_data(recipe, workdir, self.console, resuming=self.resuming)
+        frozen = self.resuming or not self.cluster.is_chief
+        self.data = data_setup.open_data(recipe, workdir, self.console, resuming=frozen, allow=allow_change)
         self.parts, self.task = self.data.parts(), self.data.examples.task
         self.train, self.order = data_setup.training_part(recipe, self.parts["train"])
         size = {"examples": self.order.epoch_length, "batch": recipe.batch_size}
         self.plan = plan(recipe.stages, **size, rate_factor=recipe.rate_factor)
         validates = self._deciding_split() is not None
-        self.evaluate_steps, self.checkpoint_steps = intervals(recipe, self.plan, validates=validates)
+        self.rhythm = rhythm(recipe, self.plan, validates=validates)
+        metrics.decisive(self.task, recipe.best_by)
         launch.call(recipe.optimizer.make)
         self.loss = launch.call(partial(losses.chosen, outputs=self.data.examples.outputs), recipe.loss, self.task)
         launch.check_consumed()
         self.config = gin.operative_config_str()
         if self.resuming:
-            # Rates that follow evaluations change with them.
-            shaping = () if recipe.plateau is None else ("train.evaluate_every",)
-            workdir.check_config(self.config, allow_change, shaping=shaping)
-        self.log = MetricsLog(workdir.metrics)
+            # What follows evaluations changes with them.
+            follows = recipe.plateau is not None or recipe.early_stopping is not None
+            shaping = ("train.evaluate_every",) if follows else ()
+            rule = getattr(recipe.split, "__name__", None)
+            self.changed = workdir.check_config(self.config, allow_change, shaping=shaping, rule=rule)
+        self.log = MetricsLog(workdir.metrics, writes=self.cluster.is_chief)
+        if self.resuming:
+            self.log.check(identity.of(workdir))
 
     def run(self) -> int:
         """Trains to the end, or until a signal.
@@ -87,9 +114,27 @@ class Session:
         Returns:
             exit status: 0 done, 75 stopped early but saved.
         """
-        if self.resuming and self.log.find("stop", step=self.plan.steps, reason="done"):
+        try:
+            with self.cluster.together(newest=str(self.workdir.checkpoints)):
+                self._share_beginning()
+                status = self._run()
+                self.cluster.meet()
+                return status
+        finally:
+            self.console.close()
+            self.stop.close()
+
+    def _share_beginning(self) -> None:
+        """Has the others see the data that the chief has looked at, and begin where it does."""
+        if self.cluster.workers > 1 and self.cluster.is_chief and not self.resuming:
+            self.workdir.environment.unlink(missing_ok=True)
+            tables.save(self.workdir.examples, self.data)
+        self.cluster.lead()
+
+    def _run(self) -> int:
+        if self.resuming and self._is_complete():
             # A summary that is missing or damaged is made again below.
-            with contextlib.suppress(UserError, LookupError, TypeError):
+            with contextlib.suppress(UserError, LookupError, TypeError, ValueError, AttributeError):
                 results = read_json(self.workdir.summary)
                 self.console.say("This session is complete; there is nothing left to do.")
                 self.console.results(results, self.workdir.path)
@@ -97,24 +142,38 @@ class Session:
         self._set_up()
         self._restore()
         self._record_start()
-        try:
-            if self.state.cut is not None and not self._prepare_features():
+        self.stop.listen()
+        if self.state.cut is not None and not self._prepare_features():
+            return self._stop_early()
+        while True:
+            self.stop.agreed()
+            self._at_boundary()
+            if self.stopping:
                 return self._stop_early()
-            while True:
-                self._at_boundary()
-                if self.stop.requested:
-                    return self._stop_early()
-                if self.step == self.plan.steps:
-                    return self._finish()
-                self._train_window()
-        finally:
-            self.console.close()
+            if self._done:
+                return self._finish()
+            self._train_window()
+
+    def _is_complete(self) -> bool:
+        """Whether the stages, as they are today, have come to their end."""
+        last = next(reversed(self.log.find("stop")), {})
+        # With another patience, say, it may go on.
+        done = (last.get("reason") == "early stopping" and not self.changed) or (
+            last.get("reason") == "done" and last["step"] == self.plan.steps
+        )
+        steps = checkpoints.steps_in(self.workdir.checkpoints)
+        return done and checkpoints.damage(self.workdir.checkpoints / f"ckpt-{steps[-1]}") is None
+
+    @property
+    def _done(self) -> bool:
+        """Whether training has come to its end."""
+        early = self.state.early_stopping
+        return self.step == self.plan.steps or (early is not None and early.done)
 
     # -- before the first step ----------------------------------------------------------------------------------
 
     def _set_up(self) -> None:
         recipe = self.recipe
-        self.stop = StopRequest()
         if recipe.deterministic:
             tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(recipe.seed)
@@ -138,7 +197,16 @@ class Session:
         self.stage: Planned | None = None
 
     def _restore(self) -> None:
-        self.checkpoints = Checkpoints(self.workdir.checkpoints, self.state.groups(), keep=self.recipe.keep_checkpoints)
+        own = (identity.of(self.workdir) if self.resuming else None) or uuid.uuid4().hex
+        self.identity = self.cluster.told(own)
+        self.checkpoints = Checkpoints(
+            self.workdir.checkpoints,
+            self.state.groups(),
+            keep=self.recipe.keep_checkpoints,
+            session=self.identity,
+            cluster=self.cluster,
+        )
+        self.saved_at = time.monotonic()
         restored, set_aside = self.checkpoints.restore_newest()
         for sentence in set_aside:
             self.console.say(sentence, style="yellow")
@@ -151,15 +219,25 @@ class Session:
                 do="make them longer, or start a new --workdir",
             )
         # Without a checkpoint nothing has happened yet, whatever a start that was cut short has written.
-        self.log.cut(self.step if restored is not None else -1)
+        self.log.cut(self.step if restored is not None else -1, roll_backs=self.state.guard.roll_backs)
         if restored is not None and not self.log.find("checkpoint", step=restored):
             self.log.append([{"event": "checkpoint", "step": restored, "seconds": None}])
         if restored is None and self.state.average is not None:
             self.state.average.start()
-        for event in self.log.find("eval", split=self._deciding_split(), weights=self._weights[-1]):
-            if event["step"]:
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Has what follows evaluations know those that are logged."""
+        # Those of earlier steps are in the checkpoint.
+        for event in self.log.find("eval", split=self._deciding_split(), step=self.step):
+            if self.step and event.get(metrics.decisive(self.task, self.recipe.best_by)) is not None:
                 self._follow(event)
-        self.checkpoints.keep_best(int(self.state.best_step.numpy()))
+        self._keep()
+
+    def _keep(self) -> None:
+        """Has those checkpoints stay that are to stay, of what there is."""
+        for place, steps in self._places().items():
+            self.checkpoints.keep_in(place, steps, verify=True)
 
     def _record_start(self) -> None:
         workdir, recipe = self.workdir, self.recipe
@@ -170,20 +248,16 @@ class Session:
             deterministic=recipe.deterministic,
             seed=recipe.seed,
             data_fingerprint=self.data.examples.fingerprint(),
+            session=self.identity,
+            workers=self.cluster.workers,
         )
         if self.resuming:
             self._warn_of_changes(facts)
-        else:
-            self.beginning.keep()
-        tables.save(workdir.examples, self.data)
-        write_text(workdir.config, self.config)
-        write_text(workdir.path / f"config-{self.step}.gin", self.config)
-        write_json(workdir.classes, list(self.data.examples.class_names))
-        write_json(workdir.environment, facts)
-        workdir.summary.unlink(missing_ok=True)
+        if self.cluster.is_chief:
+            self._write_start(facts)
         facts_of_weights = self.beginning.facts
         event = {"event": "resume"} if self.resuming else {"event": "start", "weights": facts_of_weights}
-        self.log.append([event | {"step": self.step, "time": time.time()}])
+        self.log.append([event | {"step": self.step, "session": self.identity, "time": time.time()}])
         self.console.header(
             summary.header(
                 recipe,
@@ -196,6 +270,18 @@ class Session:
                 weights=facts_of_weights["summary"] if facts_of_weights else "random",
             )
         )
+
+    def _write_start(self, facts: dict) -> None:
+        workdir = self.workdir
+        # First: beside the configuration of today it would say that this one is complete.
+        workdir.summary.unlink(missing_ok=True)
+        if not self.resuming:
+            self.beginning.keep()
+        tables.save(workdir.examples, self.data, session=self.identity)
+        write_text(workdir.config, self.config)
+        write_text(workdir.path / f"config-{self.step}.gin", self.config)
+        write_json(workdir.classes, list(self.data.examples.class_names))
+        write_json(workdir.environment, facts)
 
     def _warn_of_changes(self, facts: dict) -> None:
         try:
@@ -221,7 +307,8 @@ class Session:
                 dtype=recipe.features.dtype,
                 length=self.plan.steps * recipe.batch_size,
                 console=self.console,
-                stopping=lambda: self.stop.requested,
+                stopping=self.stop.agreed,
+                cluster=self.cluster,
             )
         except tf.errors.OpError as error:
             raise self._failure(error, where="the features of the frozen part") from error
@@ -240,7 +327,7 @@ class Session:
     def _train_window(self) -> None:
         if self.stage is None or not self.stage.start <= self.step < self.stage.stop:
             self._enter_stage()
-        first, last = self.step, self._window_end(self.step)
+        first, last = self.step, self.rhythm.window_end(self.step)
         rates = np.zeros(self.recipe.window, np.float32)
         rates[: last - first] = self.plan.learning_rates(first, last)
         if self.state.plateau is not None:
@@ -248,22 +335,27 @@ class Session:
         began = time.perf_counter()
         try:
             records = self.window(self.batches, tf.constant(rates), tf.constant(last - first))
-            records = {name: values.numpy()[: last - first] for name, values in records.items()}
+            self.step = int(self.state.step.numpy())
+            records = {name: values.numpy()[: self.step - first] for name, values in records.items()}
         except tf.errors.OpError as error:
             raise self._failure(error, where=f"step {first + 1}") from error
         seconds = time.perf_counter() - began
-        self.step = int(self.state.step.numpy())
-        if self.step != last:
+        if self.step != last and not (self.stop.requested and first <= self.step < last):
             raise RuntimeError(f"Received: step {self.step} after a window  Expected: {last}")
-        self._report(first, records | {"learning_rate": rates[: last - first]}, seconds)
+        if self.step > first:
+            self._report(first, records | {"learning_rate": rates[: self.step - first]}, seconds)
 
     def _enter_stage(self) -> None:
         """Sets up what trains from here on: a new trace, and an input stream that starts at this step."""
         recipe, state = self.recipe, self.state
-        self.stage = next(planned for planned in self.plan.stages if planned.start <= self.step < planned.stop)
-        self.window = state.window(recipe, self.stage.stage, strategy=self.strategy)
+        self.stage = self.rhythm.stage(self.step)
+        self.window = state.window(recipe, self.stage.stage, strategy=self.strategy, stop=self.stop.flag)
+        self._start_stream()
+
+    def _start_stream(self) -> None:
+        recipe, left_out = self.recipe, self.state.guard.left_out
         if self.features is not None:
-            self.batches = self.features.stream(self.order, step=self.step)
+            self.batches = self.features.stream(self.order, step=self.step, left_out=left_out)
         else:
             self.batches = data_setup.stream(
                 recipe,
@@ -274,40 +366,73 @@ class Session:
                 strategy=self.strategy,
                 step=self.step,
                 steps=self.plan.steps,
+                left_out=left_out,
+                say=self.console.say,
             )
-        if self.step == self.stage.start and not self.log.find("stage", step=self.step):
-            self.log.append([{"event": "stage", "step": self.step, "stage": self.stage.stage.name}])
-
-    def _window_end(self, step: int) -> int:
-        """Windows end on multiples of their length and at the ends of stages."""
-        stop = next(planned.stop for planned in self.plan.stages if planned.start <= step < planned.stop)
-        return min((step // self.recipe.window + 1) * self.recipe.window, stop)
+        if self.step == self.stage.start:
+            self.state.guard.begin_stage()
+            if not self.log.find("stage", step=self.step):
+                self.log.append([{"event": "stage", "step": self.step, "stage": self.stage.stage.name}])
 
     def _report(self, first: int, records: dict[str, np.ndarray], seconds: float) -> None:
-        steps, batch = len(records["loss"]), self.recipe.batch_size
-        events = window_events(first, records, seconds, batch=batch, epoch=self.plan.epoch)
+        if self.cluster.is_chief:
+            self.workdir.check_owned()
+        batch, fault = self.recipe.batch_size, self.state.guard.judge(first, records)
+        if fault is not None:
+            self._note_saved(self.checkpoints.wait())
+            saved = self.cluster.told(checkpoints.steps_in(self.workdir.checkpoints))
+            fault = possible(fault, saved, batches=self.recipe.guard.batches)
+            if fault.action == ROLL_BACK:
+                return self._roll_back(fault)
+            records = {name: values[: fault.step - first] for name, values in records.items()}
+        told = {"epoch": self.plan.epoch, "shown": self._shown}
+        events = window_events(first, records, seconds, batch=batch, **told)
         self.log.append(events)
         last = next(event for event in reversed(events) if event["event"] == "train")
         self.console.train(self.stage.stage.name, last, steps=self.plan.steps, batch=batch)
         replaced = int(records["replaced"].sum())
         if replaced:
-            self._tell_replaced(self.train, self._rows(first * batch, (first + steps) * batch), replaced)
-        skips = [event for event in events if event["event"] == "skip"]
-        for skip in skips:
-            self.console.say(
-                f"step {skip['step']} was not finite and changed nothing (loss scale {skip['loss_scale']:g})"
-            )
-            if not self.state.loss_scale.dynamic or skip["loss_scale"] <= 1:
-                images = [self.train.where(row) for row in self._rows(*skip["positions"])[:4]]
-                about = {"positions": skip["positions"], "images": images, "last": self.checkpoints.newest_name()}
-                raise failures.of_step(skip["step"], self.stage.stage.name, **about)
+            self._tell_replaced(self.train, self._rows(first, self.step)[1], replaced)
+        for skip in events:
+            if skip["event"] == "skip" and (fault is None or skip["step"] < fault.step):
+                figures = f"loss {skip['loss']:.4g}, loss scale {skip['loss_scale']:g}"
+                self.console.say(f"step {skip['step']} changed nothing: {skip['reason']} ({figures})")
+        if fault is not None:
+            positions, images = self._shown(fault.step - 1, fault.step)
+            about = {"positions": positions, "images": images, "suspects": suspects(self.log, fault.reason)}
+            raise failures.of_step(fault, self.stage.stage.name, **about, last=self._last_good())
 
-    def _rows(self, start: int, stop: int) -> list[int]:
-        """The rows of the training table at these positions."""
-        return self.order.rows(tf.range(start, stop, dtype=tf.int64))[1].numpy().tolist()
+    def _rows(self, first: int, last: int) -> tuple[np.ndarray, list[int]]:
+        """What the steps behind `first`, up to `last`, show: positions of the stream, rows of the training table."""
+        indexes = tf.range(first * self.recipe.batch_size, last * self.recipe.batch_size, dtype=tf.int64)
+        positions = skipping.shown(indexes, self.state.guard.left_out)
+        return positions.numpy(), self.order.rows(positions)[1].numpy().tolist()
+
+    def _shown(self, first: int, last: int) -> tuple[list[int], list[str]]:
+        """Likewise: the first position and the one after the last, and the images."""
+        positions, rows = self._rows(first, last)
+        return [int(positions[0]), int(positions[-1]) + 1], [self.train.where(row) for row in rows]
+
+    def _roll_back(self, fault: Fault) -> None:
+        told = {"shown": self._shown}
+        event, self.step, set_aside = roll_back(fault, self.state, self.checkpoints, self.log, **told)
+        for sentence in set_aside:
+            self.console.say(sentence, style="yellow")
+        (start, stop), tries = event["positions"], self.recipe.guard.tries
+        self.console.say(
+            f"step {fault.step}: {fault.reason} (loss {fault.loss:.4g}); back to step {self.step}, and on without the "
+            f"positions {start} to {stop - 1}: roll-back {event['number']} of {tries}"
+            + failures.named("; in all of them", suspects(self.log, fault.reason)),
+            style="yellow",
+        )
+        self._catch_up()
+        if self.stage.start <= self.step < self.stage.stop:
+            self._start_stream()
+        else:
+            self.stage = None
 
     def _failure(self, error: tf.errors.OpError, *, where: str) -> Exception:
-        batch, last = self.recipe.batch_size, self.checkpoints.newest_name()
+        batch, last = self.recipe.batch_size, self._last_good()
         return failures.of_tensorflow(error, where=where, batch=batch, last=last)
 
     # -- images that broke since the start ----------------------------------------------------------------------
@@ -319,6 +444,8 @@ class Session:
             rows: of `examples`, what was to be shown.
             replaced: how many of them were not.
         """
+        if not self.cluster.is_chief:
+            return
         shown = [examples.where(row) for row in rows]
         broken = data_setup.broken(examples.take(np.unique(rows)), self.view)
         for where, reason in broken.items():
@@ -335,7 +462,8 @@ class Session:
         if count > data_setup.allowed(self.recipe, self.data):
             if self.step and self.checkpoints.newest() != self.step:
                 self._save()
-            last = f"last good checkpoint: {self.checkpoints.newest_name()}"
+            self._note_saved(self.checkpoints.wait())
+            last = f"last good checkpoint: {self._last_good()}"
             raise data_setup.too_many_broken(self.recipe, self.data, count, where=last)
 
     def _log_replaced(self, count: int, reason: str, *, image: str | None = None) -> None:
@@ -346,40 +474,82 @@ class Session:
 
     def _at_boundary(self) -> None:
         """Evaluates and saves where it is time; what a stop has cut short is made up for at the next start."""
-        done = self.step == self.plan.steps
-        deciding = self._deciding_split()
-        watched = next((name for name in ("validation", "test") if name in self.parts), None)
+        self._note_saved(self.checkpoints.done())
+        improved = self._evaluate_where_due()
+        # Looked at once: a request that comes later finds nothing saved.
+        self.stopping = self.stop.requested is not None
+        if self.stopping:
+            self.stop.reached()
+        rhythm, minutes = self.rhythm, self.recipe.checkpoint_minutes
+        overdue = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+        time_to_save = (
+            rhythm.is_time(rhythm.checkpoint, self.step)
+            or rhythm.is_time(rhythm.keep, self.step)
+            or rhythm.is_stage_end(self.step)
+            or self._done
+            or improved
+            or overdue
+            or self.stopping
+        )
+        # What a stop before the first step has found of the data is not to be found again.
+        if time_to_save and (self.step or self.stopping) and self.checkpoints.newest() != self.step:
+            self._save()
+        elif improved:
+            # The checkpoint of a stop that had cut this evaluation short.
+            self._note_saved(self.checkpoints.wait())
+            self._keep()
+
+    def _evaluate_where_due(self) -> bool:
+        """Whether one of the evaluations is among the best."""
         # What is known before the first step decides nothing: there is no checkpoint of it.
         before = self.step == 0 and bool(self.beginning.old)
-        splits = [name for name in self.parts if name != "train"] if done or before else [watched]
+        others = [name for name in self.parts if name != "train"]
+        watched = next((name for name in ("validation", "test") if name in self.parts), None)
         improved = False
-        if done or before or self._is_time(self.evaluate_steps):
-            for split, weights in itertools.product(splits, self._weights):
-                if split is None or self.log.find("eval", step=self.step, split=split, weights=weights):
+        if self._done or before or self.rhythm.is_time(self.rhythm.evaluate, self.step):
+            # The first one may show that training is done.
+            for split in [watched, *others]:
+                if split is None or (split != watched and not (self._done or before)):
                     continue
-                event = self._evaluate(split, weights)
-                decides = not before and split == deciding and weights == self._weights[-1]
-                improved |= event is not None and decides and self._follow(event)
-        stage_ends = any(self.step == planned.stop for planned in self.plan.stages)
-        time_to_save = self._is_time(self.checkpoint_steps) or stage_ends or improved or self.stop.requested
-        if self.step and time_to_save and self.checkpoints.newest() != self.step:
-            self._save()
-        if improved or deciding is None:
-            self.checkpoints.keep_best(self.step)
-
-    def _is_time(self, every: int) -> bool:
-        """Whether a multiple of `every` lies in the window that ends here."""
-        starts = [planned.start for planned in self.plan.stages if planned.start < self.step]
-        before = max([*starts, (self.step - 1) // self.recipe.window * self.recipe.window])
-        return self.step > 0 and self.step // every > before // every
+                for weights in self._weights:
+                    if not self.log.find("eval", step=self.step, split=split, weights=weights):
+                        event = self._evaluate(split, weights)
+                        decides = not before and split == self._deciding_split()
+                        improved |= event is not None and decides and self._follow(event)
+        return improved
 
     def _save(self) -> None:
+        if not self.cluster.is_chief:
+            return
         broken = self.state.not_finite()
         if broken:
-            raise failures.of_weights(self.step, broken, last=self.checkpoints.newest_name())
-        began = time.perf_counter()
-        self.checkpoints.save(self.step)
-        self.log.append([{"event": "checkpoint", "step": self.step, "seconds": time.perf_counter() - began}])
+            raise failures.of_weights(self.step, broken, last=self._last_good())
+        self._note_saved(self.checkpoints.wait())
+        self.workdir.check_owned()
+        self.log.flush()
+        self.checkpoints.save_behind(self.step, places=self._places())
+        self.saved_at = time.monotonic()
+
+    def _last_good(self) -> str:
+        """Path of the newest checkpoint, for messages."""
+        self._note_saved(self.checkpoints.wait())
+        return self.checkpoints.newest_name()
+
+    def _note_saved(self, saved: Saved | None) -> None:
+        if saved is not None and not self.log.find("checkpoint", step=saved.step):
+            self.log.append([{"event": "checkpoint", "step": saved.step, "seconds": saved.seconds}])
+
+    def _places(self) -> dict[str, list[int]]:
+        """Which checkpoints stay in which place beside the newest ones."""
+        if self._deciding_split() is None:
+            best, raw = [self.step], []
+        else:
+            best, raw = self.state.best.steps, [] if self.state.best_raw is None else self.state.best_raw.steps
+        there = [*checkpoints.steps_in(self.workdir.checkpoints / checkpoints.KEPT), self.step]
+        marked = [step for step in there if self.rhythm.is_time(self.rhythm.keep, step)]
+        kept = sorted({*best[1:], *raw[1:], *marked})
+        # What is the best no more is taken from there, in this order.
+        return {checkpoints.KEPT: kept, checkpoints.BEST: best[:1], checkpoints.BEST_RAW: raw[:1]}
 
     def _deciding_split(self) -> str | None:
         """The split whose evaluations decide which checkpoint is best: never test. Without it the newest is best."""
@@ -397,7 +567,7 @@ class Session:
         report = self.console.count(f"evaluating {split}", len(examples))
         try:
             found = None if self.features is None else self.features.evaluation(split)
-            watch = {"stopping": lambda: self.stop.requested, "report": report}
+            watch = {"stopping": self.stop.agreed, "report": report}
             with averaged:
                 totals = self.evaluator.evaluate(examples, found=found, **watch)
         except tf.errors.OpError as error:
@@ -412,44 +582,59 @@ class Session:
         if totals["replaced"]:
             event["replaced"] = int(totals["replaced"])
         if not math.isfinite(event["loss"]):
-            last = self.checkpoints.newest_name()
+            last = self._last_good()
             raise failures.of_evaluation(self.step, split, where=str(self.workdir.path), last=last)
         self.log.append([event | {"seconds": time.perf_counter() - began}])
         self.console.evaluated(event)
         return event
 
     def _follow(self, event: dict) -> bool:
-        """Takes note of an evaluation that decides; whether it is the best so far."""
-        merit, step = metrics.merit(event, task=self.task), event["step"]
+        """Takes note of an evaluation of the deciding split; whether it is among the best."""
+        merit, step = metrics.merit(event, task=self.task, by=self.recipe.best_by), event["step"]
+        if event.get("weights") != self._weights[-1]:
+            return self.state.best_raw.take(step, merit)
+        if self.state.early_stopping is not None:
+            self.state.early_stopping.take(step, merit)
         if self.state.plateau is not None:
             start = next(planned.start for planned in self.plan.stages if step <= planned.stop)
             if self.state.plateau.take(step, merit, start=start):
                 self.console.say(f"no gain: learning rate times {self.state.plateau.factor(start):g} from here on")
-        if merit <= float(self.state.best_value.numpy()):
-            return False
-        self.state.best_value.assign(merit)
-        self.state.best_step.assign(step)
-        return True
+        return self.state.best.take(step, merit)
 
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _finish(self) -> int:
-        deciding, weights = self._deciding_split(), self._weights[-1]
-        results = summary.make(self.log, self.plan, deciding=deciding, weights=weights, task=self.task)
+        self._note_saved(self.checkpoints.wait())
+        results = summary.make(
+            self.log,
+            self.plan,
+            step=self.step,
+            deciding=self._deciding_split(),
+            best=next(iter(self.state.best.steps), None),
+            weights=self._weights[-1],
+            metric=metrics.decisive(self.task, self.recipe.best_by),
+        )
         try:
             results |= {"drift": found} if (found := drift(self.workdir, self.state.network)) else {}
         except UserError as error:
             self.console.say(f"no drift of the layers: {error.found}", style="yellow")
-        write_json(self.workdir.summary, results)
-        self.log.append([{"event": "stop", "step": self.step, "reason": "done", "time": time.time()}])
+        reason = "done"
+        if self.step < self.plan.steps:
+            reason = "early stopping"
+            self.console.say(f"early stopping: evaluations have not got better; ended at step {self.step}")
+        if self.cluster.is_chief:
+            write_json(self.workdir.summary, results)
+        self.log.append([{"event": "stop", "step": self.step, "reason": reason, "time": time.time()}])
         self.console.results(results, self.workdir.path)
         return 0
 
     def _stop_early(self) -> int:
+        self._note_saved(self.checkpoints.wait())
+        saved = ", saved" if self.checkpoints.newest() == self.step else ""
         self.log.append([{"event": "stop", "step": self.step, "reason": self.stop.requested, "time": time.time()}])
         self.console.close()
         self.console.say(
-            f"{self.stop.requested}: stopped at step {self.step} of {self.plan.steps}{', saved' if self.step else ''}. "
+            f"{self.stop.requested}: stopped at step {self.step} of {self.plan.steps}{saved}. "
             "The same command goes on from here."
         )
         return launch.STOPPED

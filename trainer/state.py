@@ -1,7 +1,6 @@
 """Everything on the devices that shapes the future of a run."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -10,8 +9,10 @@ import tensorflow as tf
 
 from data import durations
 from data.errors import UserError
+from trainer.batches import share_of
 from trainer.forgetting.anchor import Anchored
 from trainer.forgetting.distillation import Teacher
+from trainer.guard import GuardState
 from trainer.losses import Loss
 from trainer.models import freeze
 from trainer.models.cut import Cut, cut
@@ -21,13 +22,16 @@ from trainer.models.patterns import Names
 from trainer.models.resizing import at_size
 from trainer.optimization import clipping
 from trainer.optimization.clipping import Clipping
+from trainer.optimization.early_stopping import EarlyStoppingState
 from trainer.optimization.ema import Average
 from trainer.optimization.loss_scale import LossScale
 from trainer.optimization.optimizers import Optimizer
 from trainer.optimization.plateau import PlateauState
 from trainer.optimization.stages import Plan, Stage
+from trainer.ranking import Ranking
 from trainer.recipe import Recipe
 from trainer.rendering import rendering, training_policy
+from trainer.rhythm import Rhythm
 from trainer.step import train_window
 
 
@@ -48,8 +52,10 @@ class TrainingState:
         teacher: the network as it was before the first step, for distillation; None where the recipe wants none.
         anchored: the weights that are drawn to what they were; likewise.
         step: scalar int64, steps done.
-        best_value, best_step: `metrics.merit` and step of the evaluation that was best so far; -inf and -1 before the
-            first.
+        early_stopping: likewise, where the recipe wants the training to end by it.
+        guard: what is remembered of numbers that went bad.
+        best: the evaluations that were best so far.
+        best_raw: likewise of the weights themselves, where there is an average, which decides; else None.
     """
 
     def __init__(
@@ -80,6 +86,8 @@ class TrainingState:
                 else Average(self.network.variables, averaged=ever, decay=recipe.ema, warmup=recipe.ema_warmup)
             )
             self.plateau = None if recipe.plateau is None else PlateauState(recipe.plateau)
+            early = recipe.early_stopping
+            self.early_stopping = None if early is None else EarlyStoppingState(early)
             self.teacher, self._teachers = None, {}
             if recipe.distillation is not None:
                 twin = _twin(recipe, self.network)
@@ -90,8 +98,9 @@ class TrainingState:
                 self.anchored = Anchored(recipe.anchor, _held(recipe, self.network, trained))
             shared = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
             self.step = tf.Variable(0, dtype=tf.int64, **shared)
-            self.best_value = tf.Variable(-math.inf, dtype=tf.float64, **shared)
-            self.best_step = tf.Variable(-1, dtype=tf.int64, **shared)
+            self.guard = GuardState(recipe.guard)
+            self.best = Ranking(keep=recipe.keep_best, gain=recipe.best_gain)
+            self.best_raw = None if self.average is None else Ranking(keep=recipe.keep_best, gain=recipe.best_gain)
 
     def remember(self, initial: Mapping[str, np.ndarray], *, old: Sequence[int]) -> None:
         """Gives teacher and anchor what the session began with; call it before the first window is traced.
@@ -105,7 +114,9 @@ class TrainingState:
         if self.anchored is not None:
             self.anchored.hold(initial)
 
-    def window(self, recipe: Recipe, stage: Stage, *, strategy: tf.distribute.Strategy) -> Callable:
+    def window(
+        self, recipe: Recipe, stage: Stage, *, strategy: tf.distribute.Strategy, stop: tf.Variable | None = None
+    ) -> Callable:
         """The compiled loop of a stage, see `trainer.step.train_window`; a new trace."""
         trainable = self.trainable[stage.name]
         freeze.set_batchnorm(self.network, trainable)
@@ -120,7 +131,7 @@ class TrainingState:
             task=self._task,
             loss=self._loss,
             clipping=self._clipping(recipe),
-            accumulation=recipe.accumulation,
+            accumulation=share_of(recipe, strategy.num_replicas_in_sync).parts,
             factors=trainable.factors,
             average=self.average,
             distillation=self.teacher and self.teacher.term(self._teachers[stage.name]),
@@ -128,6 +139,8 @@ class TrainingState:
             rendering=rendering(recipe, training_policy(recipe, stage), samples=recipe.samples, stage=stage),
             length=recipe.window,
             deterministic=recipe.deterministic,
+            stop=stop,
+            guard=self.guard,
         )
 
     def _clipping(self, recipe: Recipe) -> Clipping:
@@ -137,12 +150,19 @@ class TrainingState:
 
     def groups(self) -> dict[str, dict[str, tf.Variable]]:
         """Every variable by group and name, as checkpoints keep them."""
-        optional = {"ema": self.average, "plateau": self.plateau}
+        optional = {
+            "ema": self.average,
+            "plateau": self.plateau,
+            "early_stopping": self.early_stopping,
+            "best_raw": self.best_raw,
+        }
         return {
             "model": self.network.values(),
             "optimizer": self.optimizer.variables(),
             "loss_scale": self.loss_scale.variables(),
-            "state": {"step": self.step, "best_value": self.best_value, "best_step": self.best_step},
+            "state": {"step": self.step},
+            "best": self.best.variables(),
+            "guard": self.guard.variables(),
             **{group: holder.variables() for group, holder in optional.items() if holder is not None},
         }
 
@@ -218,51 +238,40 @@ def _all_finite(values: list[tf.Tensor]) -> tf.Tensor:
     return tf.stack([tf.reduce_all(tf.math.is_finite(value)) for value in values])
 
 
-def check_batch(batch: int, replicas: int, *, accumulation: int = 1) -> None:
-    """Refuses a global batch that does not divide over the replicas, and each replica's share over its parts."""
-    if batch % replicas:
-        raise UserError(
-            f"a global batch of {batch} does not divide over {replicas} replicas",
-            where="gin binding train.batch_size (batch_size), with --devices",
-            expected=f"a multiple of {replicas}",
-            do=f"--gin_param='batch_size = {math.ceil(batch / replicas) * replicas}', or other --devices",
-        )
-    if batch % (replicas * accumulation):
-        whole = replicas * accumulation
-        raise UserError(
-            f"{batch // replicas} examples a replica, which {accumulation} equal parts do not divide",
-            where="gin bindings train.accumulation, train.batch_size (batch_size), with --devices",
-            expected=f"a global batch that is a multiple of {replicas} x {accumulation}",
-            do=f"--gin_param='batch_size = {math.ceil(batch / whole) * whole}', or another train.accumulation",
-        )
-
-
-def intervals(recipe: Recipe, plan: Plan, *, validates: bool) -> tuple[int, int]:
-    """Steps from one evaluation to the next, and from one checkpoint to the next.
+def rhythm(recipe: Recipe, plan: Plan, *, validates: bool) -> Rhythm:
+    """When a run evaluates and saves.
 
     Args:
         validates: whether there are images in validation.
 
     Raises:
-        UserError: none, or a learning rate that follows evaluations that there are none of.
+        UserError: a duration of 0, or something that follows evaluations that there are none of.
     """
-    if recipe.plateau is not None and not validates:
-        raise UserError(
-            "a learning rate that follows evaluations, and no validation split",
-            where="gin bindings train.plateau, train.split",
-            expected="a part of the images in validation",
-            do="give the split a share for validation, or set train.plateau = None",
-        )
-    evaluate, checkpoint = (
-        durations.steps(getattr(recipe, name), examples=plan.examples, batch=plan.batch, where=f"train.{name}")
-        for name in ("evaluate_every", "checkpoint_every")
-    )
-    for steps, name in ((evaluate, "evaluate_every"), (checkpoint, "checkpoint_every")):
-        if steps < 1:
+    for name, follows in (("plateau", recipe.plateau), ("early_stopping", recipe.early_stopping)):
+        if follows is not None and not validates:
+            raise UserError(
+                f"train.{name}, which follows evaluations, and no validation split",
+                where=f"gin bindings train.{name}, train.split",
+                expected="a part of the images in validation",
+                do=f"give the split a share for validation, or set train.{name} = None",
+            )
+    every = {}
+    for name in ("evaluate_every", "checkpoint_every", "keep_every"):
+        duration = getattr(recipe, name)
+        if duration is None and name == "keep_every":
+            continue
+        every[name] = durations.steps(duration, examples=plan.examples, batch=plan.batch, where=f"train.{name}")
+        if every[name] < 1:
             raise UserError(
                 "a duration of 0",
                 where=f"gin binding train.{name}",
                 expected="more than 0",
                 do="to evaluate and save less often, name a long one: (1000, 'epochs')",
             )
-    return evaluate, checkpoint
+    return Rhythm(
+        plan=plan,
+        window=recipe.window,
+        evaluate=every["evaluate_every"],
+        checkpoint=every["checkpoint_every"],
+        keep=every.get("keep_every"),
+    )

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from data.augment.apply import Rendering
 from trainer import metrics
+from trainer.guard import GuardState
 from trainer.losses import Loss
 from trainer.optimization.clipping import Clipping
 from trainer.optimization.ema import Average
@@ -40,6 +41,8 @@ def train_window(
     distillation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     anchor: Callable[[], tf.Tensor] | None = None,
     deterministic: bool = False,
+    stop: tf.Variable | None = None,
+    guard: GuardState | None = None,
 ) -> Callable:
     """Traces, once, a window of up to `length` training steps.
 
@@ -57,13 +60,17 @@ def train_window(
         anchor: function () -> scalar float32 that is added to the objective of an update.
         deterministic: TensorFlow's op determinism is on. It refuses `tf.timestamp`; Python's clock, which is slower,
             takes its place.
+        stop: scalar bool, on the host: no step begins once it is true. Not asked where moving statistics of several
+            replicas have to be averaged at the end of the window.
+        guard: tells which losses are spikes; None: none is, and nobody looks at what updates make of the weights.
 
     Returns:
         function (iterator of distributed batches, learning rates [length] float32, steps scalar int32) ->
         dict of [length] arrays of which the first `steps` hold: loss (mean over the global weight, with
         regularisers), accuracy (mean_absolute_error of a regression), gradient_norm (before clipping), loss_scale
-        (before the step), finite (1 or 0), replaced (images that stand in for broken ones, over all replicas), wait
-        (seconds waited for the batch).
+        (before the step), finite (1 or 0), spike (1 or 0), sound (0 where the update made weights NaN or infinite; 1
+        where nobody looks), replaced (images that stand in for broken ones, over all replicas), wait (seconds waited
+        for the batch).
     """
     names = list(variables)
     values = [variables[name].value for name in names]
@@ -72,6 +79,9 @@ def train_window(
     statistics = [variable.value for variable in moving_statistics]
     running = metrics.running(task)
     parts = accumulation * strategy.num_replicas_in_sync
+    averages_statistics = bool(statistics) and strategy.num_replicas_in_sync > 1
+    stops = stop is not None and not averages_statistics
+    watches = guard is not None and guard.rule.watches_weights
 
     def objective(part, weight):
         """What a part of the batch adds to the objective, and to the score, of a batch of this global weight."""
@@ -119,12 +129,12 @@ def train_window(
         before = [tf.identity(statistic) for statistic in statistics]
         weight = replica.all_reduce(SUM, tf.reduce_sum(batch["weight"]))
         replaced = tf.reduce_sum(tf.cast(batch.get("replaced", tf.zeros_like(batch["weight"])), tf.float32))
-        sums = replica.all_reduce(SUM, (*accumulated(batch, weight, scale), replaced))
-        reduced, total, score, replaced = sums
+        sums = *accumulated(batch, weight, scale), replaced, *([_total(statistics)] if watches and statistics else [])
+        reduced, total, score, replaced, *of_statistics = replica.all_reduce(SUM, sums)
 
         # A norm that is finite has finite gradients only. Unscaling and clipping by norm are one factor.
         norm = tf.linalg.global_norm(reduced) / scale
-        finite = tf.math.is_finite(norm) & tf.math.is_finite(total)
+        finite = tf.reduce_all(tf.math.is_finite([norm, total, *of_statistics]))
         bound = clipping.scale(norm)
         if bound is not None or loss_scale.dynamic:
             factor = (1.0 if bound is None else bound) / scale
@@ -137,7 +147,9 @@ def train_window(
         scale = loss_scale.value.read_value()
         global_gradients, finite, figures, before = strategy.run(gradients, args=(batch, scale))
         finite = _first(strategy, finite)
-        if finite:
+        figures = {name: _first(strategy, value) for name, value in figures.items()}
+        spike = tf.constant(False) if guard is None else guard.is_spike(figures["loss"], finite)
+        if finite & ~spike:
             optimizer.apply(names, global_gradients, learning_rate, factors)
             if average is not None:
                 average.update(step.read_value())
@@ -146,8 +158,9 @@ def train_window(
             strategy.run(put_back, args=(before,))
         loss_scale.update(finite)
         step.assign_add(1)
-        figures = {name: _first(strategy, value) for name, value in figures.items()}
-        return figures | {"loss_scale": scale, "finite": tf.cast(finite, tf.float32)}
+        sound = tf.math.is_finite(_total(values)) if watches else tf.constant(True)
+        verdicts = {"finite": finite, "spike": spike, "sound": sound}
+        return figures | {"loss_scale": scale} | {name: tf.cast(told, tf.float32) for name, told in verdicts.items()}
 
     @PLAIN
     def put_back(before):
@@ -160,10 +173,15 @@ def train_window(
         for statistic in statistics:
             statistic.assign(replica.all_reduce(MEAN, tf.identity(statistic)))
 
+    def goes_on(index, steps):
+        return (index < steps) & ~stop.read_value() if stops else index < steps
+
     def window(iterator, learning_rates, steps):
-        columns = ("loss", running, "gradient_norm", "loss_scale", "finite", "replaced", "wait")
+        verdicts = ("finite", "spike", "sound")
+        columns = ("loss", running, "gradient_norm", "loss_scale", *verdicts, "replaced", "wait")
         records = tf.TensorArray(tf.float32, size=length, element_shape=[len(columns)])
-        for index in tf.range(steps):
+        index = tf.constant(0)
+        while goes_on(index, steps):
             with tf.control_dependencies([step.read_value()]):
                 asked = clock()
             with tf.control_dependencies([asked]):
@@ -172,13 +190,19 @@ def train_window(
                 waited = tf.cast(clock() - asked, tf.float32)
             figures = one_step(batch, learning_rates[index]) | {"wait": waited}
             records = records.write(index, tf.stack([figures[name] for name in columns]))
-        if statistics and strategy.num_replicas_in_sync > 1:
+            index += 1
+        if averages_statistics:
             strategy.run(average_statistics)
         if average is not None:
             average.copy_others()
         return dict(zip(columns, tf.unstack(records.stack(), axis=1), strict=True))
 
     return tf.function(window)
+
+
+def _total(variables: Sequence[tf.Variable]) -> tf.Tensor:
+    """The sum of all numbers, which is finite if all of them are."""
+    return tf.add_n([tf.cast(tf.reduce_sum(variable.read_value()), tf.float32) for variable in variables])
 
 
 def _parts(column: tf.Tensor, count: int) -> tf.Tensor:

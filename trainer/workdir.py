@@ -1,14 +1,16 @@
 """The folder of a session: its files, its one owner, and what may change between two starts."""
 
-import fcntl
+import atexit
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from data.errors import UserError
+from data.frozen import COLUMNS, IMAGES
 from data.names import SESSION_LOCK, printable
 from trainer import launch
+from trainer.ownership import Ownership
 
 # Settings that do not shape the weights.
 FREE = frozenset(
@@ -16,13 +18,28 @@ FREE = frozenset(
     for name in (
         "checkpoint_every",
         "evaluate_every",
+        "checkpoint_minutes",
         "keep_checkpoints",
+        "keep_every",
+        "keep_best",
+        "best_gain",
+        "stop_within",
         "evaluation_batch_size",
         "bad_images",
         "store",
+        "data_service",
         "replace_at_most",
     )
-) | {"data_dir", "folder.root", "features.folder"}
+) | {
+    "data_dir",
+    "folder.root",
+    "table.path",
+    "table.root",
+    "features.folder",
+    "guard.tries",
+    "data_service.address",
+    "data_service.silence",
+}
 
 
 class Workdir:
@@ -45,7 +62,8 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe-{os.getpid()}"
             probe.touch()
-            probe.unlink()
+            # Elsewhere another process may have the same number.
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"the workdir {self.path} is not writable: {error.strerror}",
@@ -55,6 +73,7 @@ class Workdir:
             ) from error
 
     def _name_files(self, path: str) -> None:
+        self._ownership: Ownership | None = None
         self.path = Path(path).expanduser().absolute()
         self.config = self.path / "config.gin"
         self.classes = self.path / "classes.json"
@@ -84,26 +103,31 @@ class Workdir:
             )
         return workdir
 
-    def own(self) -> None:
-        """Takes the workdir for this process until it ends, however it ends.
+    def own(self, say: Callable[[str], object] = print) -> None:
+        """Takes the workdir for this process until it ends, however it ends; see `trainer.ownership`.
+
+        Args:
+            say: gets a sentence where a process that fell silent was taken over.
 
         Raises:
             UserError: another process has it.
         """
-        self._lock = open(self.path / SESSION_LOCK, "a+")  # noqa: SIM115, held as long as the process lives
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            raise UserError(
-                f"another process works in this workdir: {self._lock.read().strip() or 'unknown'}",
-                where=str(self.path),
-                expected="one training per workdir",
-                do="wait for it or stop it, or choose another --workdir",
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"pid {os.getpid()} on {os.uname().nodename}\n")
-        self._lock.flush()
+        self._ownership = Ownership(self.path / SESSION_LOCK, say=say)
+        atexit.register(self.disown)
+
+    def disown(self) -> None:
+        """Gives the workdir, if it was taken, to whoever comes next."""
+        atexit.unregister(self.disown)
+        if self._ownership is not None:
+            self._ownership.release()
+
+    def check_owned(self) -> None:
+        """Makes sure that this process still owns the workdir; call it before a save.
+
+        Raises:
+            RunFailure: another one has taken it over.
+        """
+        self._ownership.check()
 
     def has_checkpoint(self) -> bool:
         """Whether there is a session to go on with.
@@ -113,23 +137,30 @@ class Workdir:
         """
         if any(self.checkpoints.glob("ckpt-*.index")):
             return True
-        traces = [*self.checkpoints.glob("ckpt-*.manifest.json"), *self.checkpoints.glob("best/ckpt-*.index")]
+        places = ("ckpt-*.manifest.json", "best/ckpt-*.index", "kept/ckpt-*.index")
+        traces = [path for pattern in places for path in self.checkpoints.glob(pattern)]
         if traces:
             raise UserError(
                 f"the checkpoints of this session are gone, {traces[0].name} is left",
                 where=str(self.checkpoints),
                 expected="ckpt-STEP.index and ckpt-STEP.data-... as they were written",
-                do="put them back (those in best/ will do), or start a new --workdir",
+                do="put them back (those in best/ or kept/ will do), or start a new --workdir",
             )
         return False
 
-    def check_config(self, config: str, allowed: Sequence[str], *, shaping: Collection[str] = ()) -> None:
+    def check_config(
+        self, config: str, allowed: Sequence[str], *, shaping: Collection[str] = (), rule: str | None = None
+    ) -> list[str]:
         """Compares the operative configuration with the one the checkpoints were made with.
 
         Args:
             config: gin text of this start.
             allowed: settings that may differ, as `--allow_change` names them.
             shaping: those of FREE that shape the weights in this session.
+            rule: name of the function that made the split, which stays as it is.
+
+        Returns:
+            those that differ, may, and shape the weights.
 
         Raises:
             UserError: others differ; lists them with both values.
@@ -137,7 +168,7 @@ class Workdir:
         before = launch.settings(_read(self.config), where=str(self.config))
         now = launch.settings(config)
         differing = [name for name in launch.differences(before, now) if name in shaping or name not in FREE]
-        unknown = sorted(set(allowed) - before.keys() - now.keys())
+        unknown = sorted(set(allowed) - before.keys() - now.keys() - {*COLUMNS, IMAGES})
         if unknown:
             raise UserError(
                 f"no setting is called {', '.join(unknown)}",
@@ -145,13 +176,15 @@ class Workdir:
                 expected=f"settings that differ: {', '.join(differing) or '(none)'}",
                 do="correct the names",
             )
-        fixed = [name for name in differing if name.endswith("batch_size")]
+        kept = ("batch_size", "train.best_by", "train.split")
+        fixed = [name for name in differing if name.endswith(kept) or name.split("/")[-1].startswith(f"{rule}.")]
         if fixed:
             rows = "; ".join(f"{name}: {before.get(name, 'unset')} -> {now.get(name, 'unset')}" for name in fixed)
             raise UserError(
-                f"the batch size cannot change within a session: {rows}",
+                f"what cannot change within a session: {rows}",
                 where=str(self.config),
-                expected="the batch size it was started with: a step stands for that many positions of the stream",
+                expected="what it was started with: a step stands for a batch of the stream, the split is kept, and "
+                "all checkpoints were judged by one figure",
                 do="undo the change, or start a new --workdir",
             )
         refused = [name for name in differing if name not in allowed]
@@ -164,6 +197,7 @@ class Workdir:
                 expected="the settings that the session was started with",
                 do=f"undo the change, start a new --workdir, or allow it: --allow_change={allow}",
             )
+        return differing
 
 
 def write_text(path: Path, text: str) -> None:
@@ -199,7 +233,7 @@ def read_json(path: Path) -> dict:
         value = json.loads(_read(path))
         if not isinstance(value, dict):
             raise ValueError(f"holds a {type(value).__name__}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
     return value
 

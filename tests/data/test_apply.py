@@ -112,12 +112,6 @@ def assert_renders(image, matrix, *, side: int, samples: int = 1, fill: str):
     assert not wrong[~ties].any(), np.abs(found - expected)[~ties].max()
 
 
-@pytest.mark.parametrize("fill", FILLS)
-def test_the_identity_gives_every_pixel_exactly(fill: str):
-    image = picture(13, 13)
-    np.testing.assert_array_equal(one(image, np.eye(3), size=(13, 13), fill=fill), image)
-
-
 @pytest.mark.parametrize("name", ["flip", "transpose", "shift"])
 def test_whole_pixel_moves_are_exact(name: str):
     image = picture(13, 13)
@@ -313,7 +307,7 @@ def test_an_image_gets_the_same_bits_in_batches_of_one_to_sixteen(batch, interpo
     static = {"size": (24, 20), "interpolation": interpolation, "colour": as_rows(PLAIN / 128)}
     whole = rendered(*batch, **static)
     assert np.isfinite(whole).all() and len(np.unique(whole)) > 200
-    for size in range(1, 17) if interpolation == "bilinear" else (1, 3, 8):
+    for size in (1, 2, 3, 5, 8, 13) if interpolation == "bilinear" else (1, 3, 8):
         for start in {0, (16 - size) // 2, 16 - size}:
             part = np.s_[start : start + size]
             np.testing.assert_array_equal(rendered(*(array[part] for array in batch), **static), whole[part])

@@ -93,17 +93,15 @@ def test_everything_happens(stream, everything):
         assert applied.sum() > 0, slot
 
 
-@pytest.mark.parametrize("batch", [2, 32])
-def test_any_batch_size(memory, everything, rendering, stream, batch: int):
-    assert_same(columns(batches_of(memory, everything, batch=batch).take(COUNT // batch), rendering), stream)
+def test_another_batch_size(memory, everything, rendering, stream):
+    assert_same(columns(batches_of(memory, everything, batch=2).take(COUNT // 2), rendering), stream)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_an_odd_batch_without_mixing(memory, everything, rendering, stream, batch: int):
+def test_an_odd_batch_without_mixing(memory, everything, rendering, stream):
     """From where nothing is mixed any more, the stream is that of a policy that ends before its mixing."""
     unmixed = dataclasses.replace(everything, operations=everything.operations[:-1], during={})
     plain = dataclasses.replace(rendering, program=unmixed.program)
-    found = columns(batches_of(memory, unmixed, batch=batch, start=72).take(24 // batch), plain)
+    found = columns(batches_of(memory, unmixed, batch=3, start=72).take(24 // 3), plain)
     mixing_only = ("share", f"slot {len(unmixed.program)}")
     assert_same(found, {name: column[72:] for name, column in stream.items() if name not in mixing_only})
 
@@ -113,13 +111,13 @@ def test_after_a_resume(memory, everything, rendering, stream):
     assert_same(found, {name: column[48:] for name, column in stream.items()})
 
 
-@pytest.mark.parametrize(("replicas", "placement"), [(2, "device"), (4, "device"), (1, "host"), (2, "host")])
-def test_any_number_of_replicas_and_either_placement(memory, everything, rendering, stream, replicas, placement):
-    strategy = devices.set_up(f"cpu:{replicas}")
+@pytest.mark.parametrize("placement", ["device", "host"])
+def test_two_replicas_and_either_placement(memory, everything, rendering, stream, placement: str):
+    strategy = devices.set_up("cpu:2")
 
     def share_of(context):
         on_host = rendering if placement == "host" else None
-        return batches_of(memory, everything, batch=16 // replicas, rendering=on_host)
+        return batches_of(memory, everything, batch=8, rendering=on_host)
 
     batches = iter(strategy.distribute_datasets_from_function(share_of))
     render = tf.function(lambda batch: strategy.run(rendering.images, args=(batch,)))

@@ -135,19 +135,72 @@ class TestFrozen:
         tables.save(tmp_path / "examples.npz", kept)
         assert_same(tables.restore(tmp_path / "examples.npz", table)[0], kept)
         other = dataclasses.replace(table, labels=np.eye(5, 2, k=1, dtype=np.float32))
-        with pytest.raises(UserError, match="another label"):
+        with pytest.raises(UserError, match="other labels"):
             tables.restore(tmp_path / "examples.npz", other)
 
     def test_files_with_another_label_are_named(self, tmp_path, complaint):
         tables.save(tmp_path / "examples.npz", frozen(files(NAMES, LABELS)))
-        with complaint("1 of 5", "cat/2.jpg"):
+        with complaint("1 of 5 examples have other labels (cat/2.jpg: cat -> dog)"):
             tables.restore(tmp_path / "examples.npz", files(NAMES, [0, 1, 0, 1, 1]))
+
+    @pytest.mark.parametrize(
+        ("column", "values", "told"),
+        [
+            ("labels", np.array([0, 1, 0, 1, 1], np.int32), "labels (cat/2.jpg: cat -> dog)"),
+            ("weights", np.array([1, 0.5, 1, 1, 1], np.float32), "weights (cat/2.jpg: 1.0 -> 0.5)"),
+            ("repeats", np.array([1, 2, 1, 1, 1], np.float32), "repeats (cat/2.jpg: 1.0 -> 2.0)"),
+        ],
+    )
+    def test_a_session_goes_on_with_another_column_only_where_it_is_allowed(
+        self, tmp_path, complaint, column, values, told
+    ):
+        path, kept = tmp_path / "examples.npz", frozen(files(NAMES, LABELS))
+        tables.save(path, kept)
+        today = dataclasses.replace(files(NAMES, LABELS), **{column: values})
+        with complaint(f"1 of 5 examples have other {told}", f"--allow_change=lr,data.{column}"):
+            tables.restore(path, today, allow=["lr"])
+        restored = tables.restore(path, today, allow=[f"data.{column}"])[0]
+        assert_same(restored, dataclasses.replace(kept, examples=today))
+
+    def test_what_is_gone_keeps_what_it_had(self, tmp_path):
+        tables.save(tmp_path / "examples.npz", frozen(files(NAMES, LABELS)))
+        left = files(NAMES[:2] + NAMES[3:], LABELS[:2] + LABELS[3:])
+        for allow in ([], ["data.labels"]):
+            restored, gone = tables.restore(tmp_path / "examples.npz", left, allow=allow)
+            assert gone.tolist() == [2] and restored.examples.labels.tolist() == LABELS
+
+    def test_what_a_session_makes_no_use_of_is_told(self, tmp_path):
+        kept = frozen(files(NAMES, LABELS))
+        tables.save(tmp_path / "examples.npz", kept)
+        split = np.array([2, -1, -1, -1, -1, -1], np.int8)
+        more = dataclasses.replace(files([*NAMES, b"dog/new.jpg"], [*LABELS, 1]), stated_split=split)
+        restored, _ = tables.restore(tmp_path / "examples.npz", more, allow=[])
+        new, other = restored.examples.notes
+        assert "1 images are not of this session" in new and "dog/new.jpg" in new
+        assert "1 images are now said to be of another split" in other and "cat/1.jpg" in other
+        np.testing.assert_array_equal(restored.split, kept.split)
+        assert tables.restore(tmp_path / "examples.npz", files(NAMES, LABELS), allow=[])[0].examples.notes == ()
+
+    @pytest.mark.parametrize("session", [None, "one"])
+    def test_it_belongs_to_its_session(self, tmp_path, complaint, session):
+        tables.save(tmp_path / "examples.npz", frozen(files(NAMES, LABELS)), session=session)
+        tables.restore(tmp_path / "examples.npz", files(NAMES, LABELS), session="one")
+        tables.restore(tmp_path / "examples.npz", files(NAMES, LABELS))
+        if session is not None:
+            with complaint("of another session, one, not two"):
+                tables.restore(tmp_path / "examples.npz", files(NAMES, LABELS), session="two")
 
     def test_other_classes_are_named(self, tmp_path, complaint):
         tables.save(tmp_path / "examples.npz", frozen(files(NAMES, LABELS)))
-        other = Examples.of(names=NAMES, labels=np.array(LABELS), class_names=["cat", "wolf"], root="/photos")
-        with complaint("wolf", "dog"):
-            tables.restore(tmp_path / "examples.npz", other)
+        for names, labels, told in (
+            (["cat", "wolf"], LABELS, "2 of 5 examples have other labels (dog/1.jpg: dog -> wolf"),
+            (["cat", "wolf"], LABELS, "other classes (new: wolf; gone: dog)"),
+            (["ape", "cat", "dog"], [1, 1, 1, 2, 2], "started with: other classes (new: ape)"),
+            (["dog", "cat"], [1, 1, 1, 0, 0], "started with: other classes (in another order)"),
+        ):
+            other = Examples.of(names=NAMES, labels=np.array(labels), class_names=names, root="/photos")
+            with complaint(told, "--init_from"):
+                tables.restore(tmp_path / "examples.npz", other, allow=[])
 
 
 class TestDamage:

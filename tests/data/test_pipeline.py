@@ -133,11 +133,11 @@ class TestTraining:
         fitted = geometry.fit(tf.constant(plain["size"]), image_size=(8, 8), rule="cover", crop=0.9)
         np.testing.assert_array_equal(plain["geometry"], tf.cast(fitted, tf.float32).numpy())
 
-    @pytest.mark.parametrize("batch", [1, 3, 4, 8, 32])
+    @pytest.mark.parametrize("batch", [1, 3, 32])
     def test_any_batch_size_gives_the_same_positions_the_same_bits(self, memory, stream, batch: int):
         assert_same(training(memory, batch=batch, count=96), stream)
 
-    @pytest.mark.parametrize("start", [4, 20, 44, 92])
+    @pytest.mark.parametrize("start", [20, 92])
     def test_any_start_gives_the_same_positions_the_same_bits(self, memory, stream, start: int):
         part = training(memory, start=start, batch=4, count=96 - start)
         assert_same(part, {name: column[start:] for name, column in stream.items()})
@@ -148,8 +148,14 @@ class TestTraining:
         np.testing.assert_array_equal(part["position"], far + np.arange(8))
         assert_same(part, training(memory, start=far, batch=8, count=8))
 
-    @pytest.mark.parametrize("replicas", [1, 2, 4])
-    @pytest.mark.parametrize("kind", ["memory", "files"])
+    @pytest.mark.parametrize("start", [0, 48])
+    def test_a_stream_that_goes_without_positions_is_the_same_but_for_them(self, memory, stream, start: int):
+        left_out = ((0, 4), (24, 40))
+        shown = np.setdiff1d(np.arange(96), np.concatenate([np.arange(*each) for each in left_out]))[start:]
+        part = training(memory, start=start, batch=4, count=len(shown), left_out=left_out)
+        assert_same(part, {name: column[shown] for name, column in stream.items()})
+
+    @pytest.mark.parametrize(("kind", "replicas"), [("memory", 1), ("memory", 4), ("files", 2)])
     def test_any_number_of_replicas_gives_the_same_positions_the_same_bits(
         self, request, stream, replicas: int, kind: str
     ):
@@ -178,19 +184,15 @@ class TestTraining:
                 shares.append(local)
         assert_same(joined(shares), {name: column[start:] for name, column in stream.items()})
 
-    @pytest.mark.parametrize("batch", [4, 16])
-    def test_files_and_arrays_of_the_same_pixels_give_the_same_bits(self, files, stream, batch: int):
-        assert_same(training(files, batch=batch, count=96), stream)
-
-    def test_the_same_stream_twice(self, files):
-        assert_same(training(files, batch=8, count=48), training(files, batch=8, count=48))
+    def test_files_and_arrays_of_the_same_pixels_give_the_same_bits(self, files, stream):
+        assert_same(training(files, batch=4, count=96), stream)
 
     def test_another_seed_gives_another_order_and_other_draws(self, memory, stream):
         other = training(memory, batch=16, count=96, seed=SEED + 1)
         assert (other["example"] != stream["example"]).any()
         assert (np.abs(other["geometry"] - stream["geometry"]).max(axis=(1, 2)) > 0).all()
 
-    @pytest.mark.parametrize("count", [1, 2, 5])
+    @pytest.mark.parametrize("count", [1, 5])
     def test_a_batch_larger_than_the_set_still_shows_each_example_once_an_epoch(self, count: int):
         found = training(in_memory(count), batch=16, count=48)
         assert len(found["example"]) == 48
@@ -254,7 +256,7 @@ class TestBrokenFiles:
 
 
 class TestStores:
-    @pytest.mark.parametrize("shard_bytes", [1, 3000, 10**9])
+    @pytest.mark.parametrize("shard_bytes", [1000, 10**9])
     def test_a_store_and_the_files_it_was_packed_from_give_the_same_bits(
         self, files, stream, tmp_path, monkeypatch, shard_bytes
     ):
@@ -288,7 +290,7 @@ class TestStores:
 
 
 class TestEvaluation:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(count=st.integers(1, 40), batch=st.integers(1, 16), replicas=st.sampled_from([1, 2, 3, 4]))
     @example(count=16, batch=4, replicas=4)
     @example(count=17, batch=4, replicas=4)
@@ -340,29 +342,24 @@ class TestEvaluation:
         assert_same(rest, {name: column[16:] for name, column in whole.items()})
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_photo_is_shown_upright_whatever_its_exif_orientation(tmp_path, orientation):
-    pixels = np.random.default_rng(orientation).integers(0, 256, (12, 20, 3), dtype=np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        Image.fromarray(pixels).save(tmp_path / name / "photo.png", exif=exif)
-    with Image.open(tmp_path / "a" / "photo.png") as image:
-        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+def test_a_photo_is_shown_upright_whatever_its_exif_orientation(tmp_path):
+    stored = np.random.default_rng(0).integers(0, 256, (8, 12, 20, 3), dtype=np.uint8)
+    upright = []
+    for orientation, pixels in enumerate(stored, start=1):
+        path = tmp_path / "ab"[orientation % 2] / f"{orientation}.png"
+        path.parent.mkdir(exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(path, exif=exif)
+        with Image.open(path) as image:
+            upright.append(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
     found = sources.folder(root=str(tmp_path))
     found = dataclasses.replace(found, orientations=inspection.inspect(found, decoding=Decoding(12)).orientations)
-    assert found.orientations.tolist() == [orientation, orientation]
-    side = max(expected.shape)
-    view = pipeline.View(
-        image_size=(side, side),
-        fit="contain",
-        crop=1.0,
-        decoding=Decoding(12),
-        capacity=240,
-    )
-    batch = next(iter(pipeline.evaluation_batches(found, batch=2, view=view)))
-    shown = Rendering(size=(side, side), fill="constant").images(batch)
-    top, left = ((side - length) // 2 for length in expected.shape[:2])
-    inner = shown[0, top : top + expected.shape[0], left : left + expected.shape[1]]
-    np.testing.assert_array_equal(inner, expected)
+    assert sorted(found.orientations) == list(range(1, 9))
+    view = pipeline.View(image_size=(20, 20), fit="contain", crop=1.0, decoding=Decoding(12), capacity=240)
+    batch = next(iter(pipeline.evaluation_batches(found, batch=8, view=view)))
+    shown = Rendering(size=(20, 20), fill="constant").images(batch)
+    for orientation, pixels in zip(found.orientations, shown.numpy(), strict=True):
+        expected = upright[orientation - 1]
+        top, left = ((20 - length) // 2 for length in expected.shape[:2])
+        np.testing.assert_array_equal(pixels[top : 20 - top, left : 20 - left], expected)

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from tests.trainer import tiny
-from trainer import launch
 from trainer.optimization import optimizers
 from trainer.optimization.clipping import Clipping
-from trainer.recipe import Recipe
-from trainer.rendering import check
-from trainer.state import check_batch
 
 STEPS, BATCH, RATE = 10, 32, 0.05
 BATCHES = tiny.material(STEPS, BATCH)
@@ -57,18 +53,3 @@ def test_parts_and_replicas_come_to_the_update_of_the_whole_batch(whole, bound, 
     kernel, others = weights["hidden/kernel"], [found["hidden/kernel"] for found, _, _ in whole.values()]
     assert sorted(np.abs(kernel - other).max() > 1e-3 for other in others) == [False, True, True]
     assert np.abs(kernel - averages["hidden/kernel"]).max() > 10 * rounding
-
-
-def test_a_batch_that_does_not_come_in_equal_parts_is_refused(complaint):
-    check_batch(24, 2, accumulation=4)
-    with complaint("12 examples a replica", "5 equal parts", "train.accumulation", "batch_size = 30"):
-        check_batch(24, 2, accumulation=5)
-
-
-def test_parts_that_would_tear_mixed_pairs_apart_are_refused(small, complaint):
-    bindings = "batch_size = 12", "train.policy = @mixed/policy()", "mixed/policy.operations = [@mixup()]"
-    launch.parse_gin([small], [*bindings, "train.accumulation = 2"])
-    recipe = launch.call(Recipe)
-    check(recipe, recipe.stages, replicas=1)
-    with complaint("3 examples at once", "2 parts", "train.accumulation", "mixup"):
-        check(recipe, recipe.stages, replicas=2)

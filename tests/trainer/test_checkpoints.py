@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from data.errors import RunFailure
-from trainer import checkpoints
+from trainer import checkpoints, manifest
 from trainer.checkpoints import Checkpoints, damage, find, steps_in
 
 DATA = "data-00000-of-00001"
@@ -99,8 +99,12 @@ class TestKeeping:
     def test_removes_what_a_killed_save_has_left(self, written):
         (written / "ckpt-40_temp").mkdir()
         (written / "ckpt-40_temp" / "part-00000-of-00001").write_bytes(b"x")
+        (written / "best").mkdir()
+        for part in (written / "checkpoint.part", written / "best" / "ckpt-30.index.part"):
+            part.write_bytes(b"x")
         Checkpoints(written, variables(), keep=5)
-        assert not (written / "ckpt-40_temp").exists() and steps_in(written) == [10, 20, 30]
+        assert not list(written.rglob("*.part")) and not (written / "ckpt-40_temp").exists()
+        assert steps_in(written) == [10, 20, 30]
 
 
 def flip(path):
@@ -222,7 +226,7 @@ class TestOtherVariables:
 class TestFinding:
     @pytest.mark.parametrize(("which", "name"), [("last", "ckpt-30"), ("10", "ckpt-10"), ("best", "best/ckpt-20")])
     def test_takes_the_last_the_best_or_a_step(self, written, which, name):
-        Checkpoints(written, variables(), keep=5).keep_best(20)
+        Checkpoints(written, variables(), keep=5).keep_in("best", [20])
         assert find(written, which) == written / name
 
     @pytest.mark.parametrize("which", ["15", "best", "newest", "010", ""])
@@ -235,6 +239,12 @@ class TestFinding:
         with complaint("damaged", str(written / "ckpt-30")):
             find(written, "last")
 
+    def test_tells_that_one_is_gone_by_now(self, written, complaint):
+        prefix = find(written, "10")
+        checkpoints.remove(written, 10)
+        with complaint("cannot be read", "a running training removes old ones"):
+            checkpoints.weights_group(prefix)
+
     def test_in_a_folder_that_is_not_there_finds_nothing(self, folder, complaint):
         with complaint("'last'", "(none)"):
             find(folder, "last")
@@ -243,7 +253,7 @@ class TestFinding:
 class TestTheBest:
     def test_is_the_same_bytes_once_and_survives_its_original(self, written):
         saving = Checkpoints(written, variables(), keep=5)
-        saving.keep_best(20)
+        saving.keep_in("best", [20])
         best = find(written, "best")
         assert os.path.samefile(written / f"ckpt-20.{DATA}", f"{best}.{DATA}")
         for path in written.glob("ckpt-20.*"):
@@ -253,9 +263,9 @@ class TestTheBest:
 
     def test_gives_way_to_a_better_one(self, written):
         saving = Checkpoints(written, variables(), keep=5)
-        saving.keep_best(20)
-        saving.keep_best(30)
-        saving.keep_best(30)
+        saving.keep_in("best", [20])
+        saving.keep_in("best", [30])
+        saving.keep_in("best", [30])
         assert steps_in(written / "best") == [30] and damage(find(written, "best")) is None
         assert {path.name for path in (written / "best").iterdir()} == {
             "checkpoint", "ckpt-30.index", f"ckpt-30.{DATA}", "ckpt-30.manifest.json",
@@ -263,20 +273,20 @@ class TestTheBest:
 
     def test_stays_where_the_other_is_gone(self, written):
         saving = Checkpoints(written, variables(), keep=5)
-        saving.keep_best(20)
-        saving.keep_best(15)
-        saving.keep_best(-1)
+        saving.keep_in("best", [20])
+        saving.keep_in("best", [15])
+        saving.keep_in("best", [-1])
         assert steps_in(written / "best") == [20]
 
     def test_is_copied_where_the_disk_knows_no_links(self, written, monkeypatch):
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links")))
-        Checkpoints(written, variables(), keep=5).keep_best(20)
+        Checkpoints(written, variables(), keep=5).keep_in("best", [20])
         assert damage(find(written, "best")) is None
 
     def test_is_found_only_once_all_of_it_is_there(self, written, monkeypatch):
         """A kill between any two files leaves the old one, or one that is whole."""
         saving = Checkpoints(written, variables(), keep=5)
-        saving.keep_best(20)
+        saving.keep_in("best", [20])
         replace, count = os.replace, 0
         for allowed in range(4):
             count = allowed
@@ -291,7 +301,7 @@ class TestTheBest:
             with monkeypatch.context() as patch:
                 patch.setattr(os, "replace", sometimes)
                 with pytest.raises(KeyboardInterrupt):
-                    saving.keep_best(30)
+                    saving.keep_in("best", [30])
             found = find(written, "best")
             assert checkpoints.read(found)["state/step"] == int(found.name.removeprefix("ckpt-"))
 
@@ -308,3 +318,138 @@ def test_a_checkpoint_that_cannot_be_written_names_the_last_good_one(written, co
         last = str(written / "ckpt-30")
     with complaint("checkpoint 40 cannot be written", last, "make room", kind=RunFailure):
         saving.save(40)
+
+
+class TestSavingBehind:
+    def test_writes_what_was_there_and_not_what_has_come_since(self, folder):
+        groups = variables(1)
+        saving = Checkpoints(folder, groups, keep=3)
+        saving.save_behind(10)
+        for named in groups.values():
+            for variable in named.values():
+                variable.assign(variable + 1)
+        assert saving.newest() == 10
+        assert saving.wait().step == 10 and saving.wait() is None
+        read = checkpoints.read(folder / "ckpt-10")
+        assert read["state/step"] == 1 and (read["model/backbone/block0_conv/kernel"] == 1).all()
+
+    def test_has_one_save_under_way_at_most_and_tells_of_each_once(self, folder):
+        saving = Checkpoints(folder, variables(), keep=5)
+        for step in (1, 2, 3):
+            saving.save_behind(step)
+            assert saving.newest() == step
+        saving.wait()
+        assert saving.done() is None and steps_in(folder) == [1, 2, 3]
+
+    def test_tells_of_a_failure_at_the_next_occasion(self, written, complaint):
+        saving = Checkpoints(written, variables(), keep=5)
+        (written / "ckpt-40.manifest.json" / "x").mkdir(parents=True)
+        saving.save_behind(40)
+        with complaint("checkpoint 40 cannot be written", str(written / "ckpt-30"), kind=RunFailure):
+            saving.wait()
+        assert steps_in(written) == [10, 20, 30] and saving.newest() == 30
+
+    def test_needs_room_before_it_begins(self, written, complaint, monkeypatch):
+        usage = shutil.disk_usage(written)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+        with complaint("checkpoint 40 cannot be written", "are free", kind=RunFailure):
+            Checkpoints(written, variables(), keep=5).save_behind(40)
+        assert steps_in(written) == [10, 20, 30]
+
+    def test_removes_older_ones_only_when_the_manifest_is_written(self, folder, monkeypatch):
+        saving = Checkpoints(folder, variables(), keep=1)
+        saving.save(1)
+        there = []
+        write = manifest.write
+        monkeypatch.setattr(manifest, "write", lambda *a, **k: (there.append(steps_in(folder)), write(*a, **k)))
+        saving.save(2)
+        assert there == [[1, 2]] and steps_in(folder) == [2]
+
+    def test_leaves_what_is_whole_where_only_the_notes_of_tensorflow_fail(self, folder, complaint, monkeypatch):
+        saving = Checkpoints(folder, variables(), keep=1)
+        saving.save(1)
+        sweep = tf.train.CheckpointManager._sweep
+
+        def fail(manager):
+            sweep(manager)
+            raise OSError("no space left")
+
+        monkeypatch.setattr(tf.train.CheckpointManager, "_sweep", fail)
+        with complaint("no space left", kind=RunFailure):
+            saving.save(2)
+        assert steps_in(folder) == [2] and damage(folder / "ckpt-2") is None
+
+
+class TestPlaces:
+    def test_keep_what_the_newest_ones_have_left_behind(self, folder):
+        saving = Checkpoints(folder, variables(), keep=1)
+        for step in (1, 2, 3, 4):
+            saving.save(step, places={"best": [2], "kept": [1, 3]})
+        assert (steps_in(folder), steps_in(folder / "best"), steps_in(folder / "kept")) == ([4], [2], [1, 3])
+        assert find(folder, "3") == folder / "kept" / "ckpt-3" and damage(folder / "kept" / "ckpt-3") is None
+
+    def test_let_go_of_what_is_wanted_no_more(self, written):
+        saving = Checkpoints(written, variables(), keep=5)
+        saving.keep_in("kept", [10, 20])
+        saving.keep_in("kept", [20, 30])
+        assert steps_in(written / "kept") == [20, 30]
+
+    def test_take_from_each_other_what_is_among_the_newest_no_more(self, folder):
+        saving = Checkpoints(folder, variables(), keep=1)
+        saving.save(1, places={"kept": [], "best": [1]})
+        saving.save(2, places={"kept": [1], "best": [2]})
+        assert (steps_in(folder / "kept"), steps_in(folder / "best")) == ([1], [2])
+
+    def test_have_a_damaged_one_replaced_where_that_is_looked_for(self, written):
+        saving = Checkpoints(written, variables(), keep=5)
+        saving.keep_in("best", [20])
+        path = written / "best" / f"ckpt-20.{DATA}"
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert damage(written / "best" / "ckpt-20") is not None
+        saving.keep_in("best", [20], verify=True)
+        assert damage(written / "best" / "ckpt-20") is None
+
+    def test_have_a_best_one_of_the_weights_themselves(self, written):
+        saving = Checkpoints(written, variables(), keep=5)
+        saving.keep_in("best", [20])
+        assert find(written, "best", weights="raw").name == "ckpt-20"
+        saving.keep_in("best_raw", [10])
+        assert find(written, "best", weights="raw").name == "ckpt-10"
+        assert find(written, "best").name == find(written, "best", weights="ema").name == "ckpt-20"
+
+
+def test_a_checkpoint_of_another_session_is_not_taken(folder):
+    Checkpoints(folder, variables(10), keep=5, session="ours").save(10)
+    Checkpoints(folder, variables(20), keep=5, session="theirs").save(20)
+    groups = variables()
+    step, sentences = Checkpoints(folder, groups, keep=5, session="ours").restore_newest()
+    assert step == 10 and groups["state"]["step"].numpy() == 10 and "another session, theirs" in sentences[0]
+
+
+def test_later_ones_are_removed_where_an_earlier_one_is_wanted(written):
+    groups = variables()
+    assert Checkpoints(written, groups, keep=5).restore_newest(at_most=25) == (20, [])
+    assert groups["state"]["step"].numpy() == 20 and steps_in(written) == [10, 20]
+
+
+def test_a_step_that_comes_again_after_a_roll_back_takes_the_place_of_what_it_was(written):
+    groups = variables(30)
+    saving = Checkpoints(written, groups, keep=1)
+    places = {"kept": [20, 30], "best": [30]}
+    for place, steps in places.items():
+        saving.keep_in(place, steps)
+    saving.restore_newest(at_most=25)
+    assert (steps_in(written / "kept"), steps_in(written / "best")) == ([20], [])
+    saving.save(30, places=places)
+    for place in ("best", "kept"):
+        assert checkpoints.read(written / place / "ckpt-30")["state/step"] == 20
+
+
+def test_a_checkpoint_of_a_later_format_is_refused_and_left_alone(written, complaint):
+    path = written / "ckpt-30.manifest.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    with complaint("format 99", "ckpt-30"):
+        restored(written)
+    assert steps_in(written) == [10, 20, 30]

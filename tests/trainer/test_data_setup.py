@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gin
@@ -71,9 +71,9 @@ def recipe(small) -> Callable[..., Recipe]:
 def opened(recipe, tmp_path) -> Callable:
     """`opened("data_dir = ...")`: the frozen data of a first start in tmp_path/run."""
 
-    def make(*bindings: str, resuming: bool = False, folder: str = "run"):
+    def make(*bindings: str, resuming: bool = False, allow: Sequence[str] | None = (), folder: str = "run"):
         workdir = Workdir(str(tmp_path / folder))
-        data = data_setup.open_data(recipe(*bindings), workdir, Console(), resuming=resuming)
+        data = data_setup.open_data(recipe(*bindings), workdir, Console(), resuming=resuming, allow=allow)
         if not resuming:
             data_setup.tables.save(workdir.examples, data)
         return data
@@ -261,7 +261,9 @@ class TestTrainingPart:
 
 class TestResuming:
     @pytest.mark.parametrize("kind", ["arrays", "stream"])
-    def test_other_images_under_the_same_names_are_refused(self, kind, root, opened, tmp_path, complaint):
+    def test_other_images_under_the_same_names_are_refused_unless_allowed(
+        self, kind, root, opened, tmp_path, complaint, capsys
+    ):
         if kind == "arrays":
             TABLES.append(sources.synthetic(examples=40, classes=2, height=16, width=16))
             bindings = BINDINGS
@@ -275,18 +277,70 @@ class TestResuming:
             for path in root.rglob("*.png"):
                 Image.fromarray(np.full((18, 20, 3), 200, np.uint8)).save(path)
             shutil.rmtree(tmp_path / "run" / "store")
-        with complaint("are others than those this session was started with", "train.source"):
+        with complaint("images are not what they were", "--allow_change=data.images"):
             opened(*bindings, resuming=True)
+        assert "not what they were" not in capsys.readouterr().out
+        today = opened(*bindings, resuming=True, allow=["data.images"])
+        assert "images are not what they were" in capsys.readouterr().out
+        data_setup.tables.save(tmp_path / "run" / "examples.npz", today)
+        opened(*bindings, resuming=True)
 
-    def test_another_size_leaves_the_store_alone_and_reads_the_files(self, root, opened, tmp_path, capsys):
+    def test_a_file_of_other_content_is_refused_unless_allowed(self, root, opened, tmp_path, complaint, capsys):
+        there = f"data_dir = {str(root)!r}", "train.store = None"
+        opened(*there)
+        copy = shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+        opened(f"data_dir = {str(copy)!r}", "train.store = None", resuming=True)
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(root / "cat" / "3.png")
+        with complaint("1 images are not what they were", str(root / "cat" / "3.png"), "--allow_change=data.images"):
+            opened(*there, resuming=True)
+        assert "not what they were" not in capsys.readouterr().out
+        opened(*there, resuming=True, allow=None)
+        assert "1 images are not what they were" in capsys.readouterr().out, "who only reads is told"
+        today = opened(*there, resuming=True, allow=["data.images"])
+        row = today.examples.names.tolist().index(b"cat/3.png")
+        assert today.inspection.sizes[row].tolist() == [20, 20], "half of 40: there is room for it"
+        data_setup.tables.save(tmp_path / "run" / "examples.npz", today)
+        capsys.readouterr()
+        opened(*there, resuming=True)
+        assert not capsys.readouterr().out
+
+    def test_a_file_of_other_content_does_not_matter_beside_a_store(self, root, opened, capsys):
+        there = f"data_dir = {str(root)!r}"
+        opened(there)
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(root / "cat" / "3.png")
+        capsys.readouterr()
+        opened(there, resuming=True)
+        assert not capsys.readouterr().out
+
+    def test_a_file_that_broke_is_told_and_left_to_replacement(self, root, opened, capsys):
+        there = f"data_dir = {str(root)!r}", "train.store = None"
+        opened(*there)
+        (root / "cat" / "3.png").write_bytes(b"")
+        opened(*there, resuming=True)
+        assert "1 images are not what they were" in capsys.readouterr().out
+
+    def test_a_table_of_another_session_is_refused(self, root, opened, tmp_path, complaint):
+        there = f"data_dir = {str(root)!r}"
+        first = opened(there)
+        workdir = tmp_path / "run"
+        (workdir / "environment.json").write_text('{"session": "one"}')
+        data_setup.tables.save(workdir / "examples.npz", first, session="one")
+        opened(there, resuming=True)
+        data_setup.tables.save(workdir / "examples.npz", first, session="two")
+        with complaint("of another session, two, not one", "examples.npz"):
+            opened(there, resuming=True)
+
+    def test_another_size_leaves_the_store_alone_and_reads_the_files(self, root, opened, tmp_path, capsys, complaint):
         there = f"data_dir = {str(root)!r}"
         opened(there)
         before = {path.name: path.read_bytes() for path in (tmp_path / "run" / "store").iterdir()}
         Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(root / "cat" / "3.png")
-        smaller = opened(there, "image_size = 8", resuming=True)
+        with complaint("1 images are not what they were", "--allow_change=data.images"):
+            opened(there, "image_size = 8", resuming=True)
+        smaller = opened(there, "image_size = 8", resuming=True, allow=["data.images"])
         assert smaller.examples.store is None and smaller.decoding.short_side == 8
         assert smaller.inspection.sizes.max() <= 15
-        assert "1 images are not what they were when the session started: cat/3.png" in capsys.readouterr().out
+        assert f"1 images are not what they were when the session started: {root}/cat/3.png" in capsys.readouterr().out
         assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "store").iterdir()} == before
 
     def test_shares_are_exact_of_what_was_not_dropped_and_the_session_goes_on(self, root, opened):

@@ -51,6 +51,12 @@ def test_no_cpu_at_all_is_refused(complaint, spec):
         devices.set_up(spec)
 
 
+@pytest.mark.parametrize("spec", ["cpu:1000", f"cpu:{'9' * 5000}"])
+def test_more_logical_cpus_than_anybody_uses_are_refused(complaint, spec):
+    with complaint(f"--devices={spec}", "cpu:N"):
+        devices.set_up(spec)
+
+
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
 class TestWithoutAGpu:
     @pytest.mark.parametrize("spec", ["gpu", "gpu:0", "gpu:0,1"])

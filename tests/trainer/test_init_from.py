@@ -288,6 +288,7 @@ class TestASession:
         assert "4 kept (class0, class1, class2, class3), 2 new" in " ".join(capsys.readouterr().out.split())
 
         session._save()
+        session.checkpoints.wait()
         again = begun(open_session(tmp_path, "synthetic.classes = 6", init_from="nowhere"))
         told = " ".join(capsys.readouterr().out.split())
         assert "--init_from=nowhere is not read" in told and "2 new" in told

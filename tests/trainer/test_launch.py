@@ -1,6 +1,9 @@
 """Flags say where, gin says what, and whoever mistypes either is told what, where, and what was meant."""
 
+import errno
+import resource
 import string
+import tempfile
 from pathlib import Path
 
 import gin
@@ -225,3 +228,15 @@ class TestACommand:
         started = command("train", f"--workdir={tmp_path}", f"--gin_file={small}", "--devices=cpu")
         assert started.end() == 3
         assert "the disk is full" in started.printed and "make room" in started.printed
+
+    def test_knows_a_full_disk_of_temporary_files_by_trying(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        assert launch._full_disk() is None
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            full = launch._full_disk()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert full.errno == errno.EFBIG and full.filename.startswith(str(tmp_path))
+        assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from tests.trainer.test_step import BATCH, CLASSES, EXAMPLES, RENDERING, VIEW, s
 from trainer import data_setup, launch, losses, metrics
 from trainer.optimization import optimizers
 from trainer.recipe import Recipe
-from trainer.rendering import check, rendering, training_policy
+from trainer.rendering import rendering, training_policy
 from trainer.step import weighted
 
 MIXING = one_of(operations=[mixing.mixup(alpha=1.0), mixing.cutmix(alpha=1.0)])
@@ -115,41 +115,24 @@ def test_a_step_shows_and_follows_the_mixed_loss_of_its_batch():
         np.testing.assert_allclose(before[name] - after, gradient, rtol=1e-4, atol=BATCH * 49 * 2**-23)
 
 
-def test_1_2_and_4_replicas_end_with_the_same_weights_when_pairs_are_mixed():
+def test_1_and_2_replicas_end_with_the_same_weights_when_pairs_are_mixed():
     runs = {}
-    for replicas in (1, 2, 4):
+    for replicas in (1, 2):
         setup = set_up(replicas, rule=optimizers.sgd(), policy=POLICY, examples=WEIGHTED)
         records = setup.train(10, learning_rate=1e-2)
         runs[replicas] = setup.weights(), records
     before = set_up(1).weights()
     for name, expected in runs[1][0].items():
         assert np.abs(expected - before[name]).max() > 1e-3
-        for replicas in (2, 4):
-            # 10 steps, each of which may differ by the rounding of a sum of float32: 2**-23 of an update, which is at
-            # most the learning rate, 10 times that with momentum, times a condition of 100 for sums that cancel.
-            np.testing.assert_allclose(
-                runs[replicas][0][name], expected, rtol=0, atol=10 * 1e-2 * 10 * 2**-23 * 100 + 2**-22
-            )
-    for replicas in (2, 4):
-        np.testing.assert_allclose(runs[replicas][1]["loss"], runs[1][1]["loss"], rtol=2**-18)
+        # 10 steps, each of which may differ by the rounding of a sum of float32: 2**-23 of an update, which is at
+        # most the learning rate, 10 times that with momentum, times a condition of 100 for sums that cancel.
+        np.testing.assert_allclose(runs[2][0][name], expected, rtol=0, atol=10 * 1e-2 * 10 * 2**-23 * 100 + 2**-22)
+    np.testing.assert_allclose(runs[2][1]["loss"], runs[1][1]["loss"], rtol=2**-18)
 
 
 def recipe_of(small, *bindings):
     launch.parse_gin([small], bindings)
     return launch.call(Recipe)
-
-
-@pytest.mark.parametrize("which", ["train.policy", "all/stage.policy"])
-def test_an_odd_batch_of_a_replica_is_refused_if_any_stage_mixes_pairs(small, complaint, which):
-    bindings = (
-        "batch_size = 12", f"{which} = @mixed/policy()", "mixed/policy.operations = [(@mixup(), 0.5)]",
-    )  # fmt: skip
-    recipe = recipe_of(small, *bindings)
-    check(recipe, recipe.stages, replicas=2)
-    with complaint("3", "4 replicas", "batch_size = 16", "mixup"):
-        check(recipe, recipe.stages, replicas=4)
-    recipe = recipe_of(small, *bindings, "mixed/policy.operations = [@flip()]")
-    check(recipe, recipe.stages, replicas=4)
 
 
 # -- policies of stages and of shares of training -------------------------------------------------------------------
@@ -226,9 +209,8 @@ EVERYTHING = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_the_host_renders_the_pixels_that_the_device_does_mixing_included(stream, replicas):
-    session, stage, on_device = stream("head", *EVERYTHING, replicas=replicas)
+def test_the_host_renders_the_pixels_that_the_device_does_mixing_included(stream):
+    session, stage, on_device = stream("head", *EVERYTHING, replicas=2)
     recipe, strategy = session.recipe, session.strategy
     rendered = rendering(recipe, training_policy(recipe, stage), samples=recipe.samples)
 
@@ -239,7 +221,7 @@ def test_the_host_renders_the_pixels_that_the_device_does_mixing_included(stream
     device = [
         (strategy.experimental_local_results(images(batch)), batch) for batch in (next(on_device), next(on_device))
     ]
-    _, _, on_host = stream("head", *EVERYTHING, "train.placement = 'host'", replicas=replicas)
+    _, _, on_host = stream("head", *EVERYTHING, "train.placement = 'host'", replicas=2)
     for expected, batch in device:
         host = next(on_host)
         assert not {"canvas", "geometry", "arrays"} & host.keys()
@@ -249,5 +231,5 @@ def test_the_host_renders_the_pixels_that_the_device_does_mixing_included(stream
                 np.testing.assert_array_equal(mine, other)
         given = strategy.experimental_local_results(images(host))
         for mine, other in zip(given, expected, strict=True):
-            assert mine.shape == (recipe.batch_size // replicas, 16, 16, 3)
+            assert mine.shape == (recipe.batch_size // 2, 16, 16, 3)
             assert mine.numpy().tobytes() == other.numpy().tobytes()

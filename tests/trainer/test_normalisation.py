@@ -103,8 +103,9 @@ def test_training_sees_the_normalised_image(small, strategy, name, normalised, t
     np.testing.assert_allclose(images, expected, rtol=0, atol=tolerance)
 
 
-@NAMED
-@pytest.mark.parametrize("several", [False, True], ids=["plain", "views"])
+@pytest.mark.parametrize(
+    ("name", "normalised", "tolerance", "several"), [(*CASES[0], False), (*CASES[1], True)], ids=["plain", "views"]
+)
 def test_evaluation_and_prediction_see_the_normalised_views(
     small, strategy, network, name, normalised, tolerance, several
 ):

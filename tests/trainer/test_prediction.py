@@ -71,6 +71,8 @@ def sessions(open_session, tmp_path_factory):
         # All that a session does but training: random weights are as good here.
         for part in (session._set_up, session._restore, session._record_start, session._save):
             part()
+        session.checkpoints.wait()
+        session.stop.close()
         with pytest.MonkeyPatch.context() as patch:
             logits = {
                 name: evaluated_logits(folder / "run", params, patch)

@@ -37,7 +37,7 @@ def test_a_function_of_pixels_that_fails_is_named(pixels):
     pixels.__qualname__ = "my_function"
     recipe = with_operations(operation.pixelwise("mine", ranges={"x": (0.0, 1.0)}, pixels=pixels))
     with pytest.raises(UserError, match="my_function"):
-        rendering.check(recipe, recipe.stages, replicas=1)
+        rendering.check(recipe, recipe.stages)
 
 
 def test_what_works_is_fine():
@@ -45,7 +45,7 @@ def test_what_works_is_fine():
         return images + x[:, None, None, None]
 
     recipe = with_operations(operation.pixelwise("mine", ranges={"x": (0.0, 1.0)}, pixels=brighter))
-    rendering.check(recipe, recipe.stages, replicas=4)
+    rendering.check(recipe, recipe.stages)
 
 
 def test_a_flag_that_binds_what_another_flag_has_replaced_is_an_error():
@@ -75,7 +75,7 @@ def of_matrix(matrix) -> operation.Operation:
 def test_a_matrix_that_fails_is_named(matrix):
     recipe = with_operations(of_matrix(matrix))
     with pytest.raises(UserError, match="mine"):
-        rendering.check(recipe, recipe.stages, replicas=1)
+        rendering.check(recipe, recipe.stages)
 
 
 def test_a_function_of_pixels_that_cannot_be_compiled_is_named():
@@ -84,7 +84,7 @@ def test_a_function_of_pixels_that_cannot_be_compiled_is_named():
 
     recipe = with_operations(operation.pixelwise("by_python", ranges={"x": (0.0, 1.0)}, pixels=mine))
     with pytest.raises(UserError, match="mine"):
-        rendering.check(recipe, recipe.stages, replicas=1)
+        rendering.check(recipe, recipe.stages)
 
 
 def test_a_choice_of_itself_is_told_in_words():

@@ -132,7 +132,6 @@ def test_rates_that_suit_another_batch_are_scaled(open_session, tmp_path):
     assert session.plan.steps == STEPS
 
 
-def test_a_batch_that_does_not_come_in_parts_ends_the_start(open_session, tmp_path, complaint, content):
-    with complaint("train.accumulation", "3 equal parts"):
-        open_session(tmp_path, "train.accumulation = 3")
-    assert not content(tmp_path)
+def test_parts_that_do_not_come_out_even_are_replaced_by_more_and_that_is_told(open_session, tmp_path, capsys):
+    open_session(tmp_path, "train.accumulation = 3")
+    assert "8 examples a replica in 4 parts: train.accumulation = 3 does not come out even" in capsys.readouterr().out

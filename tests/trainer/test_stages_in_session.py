@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import time
 
 import pytest
 
@@ -52,8 +53,10 @@ def test_a_resume_before_or_behind_the_boundary_is_the_straight_run(
     train_window = Session._train_window
 
     def stopped(self):
-        if self.step == step:
+        if self.step == step and not self.stop.requested:
             os.kill(os.getpid(), signal.SIGTERM)
+            while not self.stop.requested:  # by the thread that listens
+                time.sleep(0.001)
         train_window(self)
 
     with monkeypatch.context() as patched:

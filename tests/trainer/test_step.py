@@ -274,7 +274,7 @@ def test_what_does_not_train_keeps_every_bit_and_so_does_its_average():
         assert (averages[name].numpy() == variable.numpy()).all() == still
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 4])
+@pytest.mark.parametrize("replicas", [1, 2])
 def test_images_that_stand_in_for_broken_ones_are_counted_over_all_replicas(replicas):
     def stand_in(element):
         return element | {"replaced": element["position"] % 5 == 0}

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,6 +135,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(run, start, events
     def interrupted(self):
         if self.step == 14 and not self.stop.requested:
             os.kill(os.getpid(), signal.SIGTERM)
+            while not self.stop.requested:  # by the thread that listens
+                time.sleep(0.001)
         train_window(self)
 
     with monkeypatch.context() as patched:

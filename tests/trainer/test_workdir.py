@@ -1,9 +1,6 @@
-"""The folder of a session has one owner, and files that are whole or not there."""
+"""The folder of a session, and its files, which are whole or not there."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -35,28 +32,6 @@ def test_a_folder_without_a_session_is_no_workdir_to_read(tmp_path, complaint):
     with complaint(str(tmp_path / "run"), "train first"):
         Workdir.existing(str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
-
-
-class TestTheOwner:
-    def test_shuts_others_out_and_is_named(self, tmp_path, complaint):
-        first, second = Workdir(str(tmp_path)), Workdir(str(tmp_path))
-        first.own()
-        with complaint(f"pid {os.getpid()} on {os.uname().nodename}", str(tmp_path)):
-            second.own()
-
-    def test_leaves_with_its_process_however_that_ends(self, tmp_path):
-        own = (
-            f"from trainer.workdir import Workdir; Workdir({str(tmp_path)!r}).own(); import os; os.kill(os.getpid(), 9)"
-        )
-        # Without TensorFlow this is quick.
-        quick = "import sys, types; sys.modules['tensorflow'] = types.ModuleType('tensorflow'); "
-        ended = subprocess.run([sys.executable, "-P", "-c", quick + own], capture_output=True, text=True, check=False)
-        assert ended.returncode == -9, ended.stderr
-        assert "pid " in (tmp_path / "onward.lock").read_text()
-        workdir = Workdir(str(tmp_path))
-        workdir.own()
-        assert (tmp_path / "onward.lock").read_text() == f"pid {os.getpid()} on {os.uname().nodename}\n"
-        workdir._lock.close()
 
 
 class TestACheckpoint:
@@ -102,6 +77,16 @@ class TestAFile:
             read_json(path)
 
 
+@pytest.mark.parametrize("left", ["ckpt-4.manifest.json", "best/ckpt-4.index", "kept/ckpt-4.index"])
+def test_a_session_of_which_something_is_left_does_not_start_over(tmp_path, complaint, left):
+    workdir = Workdir(str(tmp_path))
+    path = workdir.checkpoints / left
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with complaint("the checkpoints of this session are gone", path.name):
+        workdir.has_checkpoint()
+
+
 class TestTheConfiguration:
     @pytest.fixture
     def workdir(self, tmp_path):
@@ -122,13 +107,24 @@ class TestTheConfiguration:
     def test_cannot_change_what_a_step_is(self, workdir, complaint, name):
         with open(workdir.config, "a") as file:
             file.write(f"{name} = 8\n")
-        with complaint("the batch size cannot change", f"{name}: 8 -> 9"):
+        with complaint("cannot change within a session", f"{name}: 8 -> 9"):
             workdir.check_config(workdir.config.read_text() + f"{name} = 9", [name])
+
+    @pytest.mark.parametrize("name", ["train.split", "thirds.seed", "inner/thirds.seed"])
+    def test_cannot_change_the_split_that_is_kept(self, workdir, complaint, name):
+        changed = workdir.config.read_text() + f"{name} = 9"
+        with complaint("cannot change within a session", f"{name}: unset -> 9"):
+            workdir.check_config(changed, [name], rule="thirds")
+
+    @pytest.mark.parametrize("name", ["data.labels", "data.images"])
+    def test_leaves_what_is_allowed_of_the_data_to_the_data(self, workdir, name):
+        workdir.check_config(workdir.config.read_text(), [name])
 
     def test_knows_what_can_be_allowed(self, workdir, complaint):
         with complaint("no setting is called learning_rat", "--allow_change", "lr"):
             workdir.check_config("train.seed = 1\nlr = 1.0\ntrain.window = 3", ["learning_rat"])
 
     def test_may_differ_in_what_is_allowed_or_shapes_no_weights(self, workdir):
-        workdir.check_config("train.seed = 1\nlr = 1.0\ntrain.window = 3\ntrain.keep_checkpoints = 9", ["lr"])
+        changed = workdir.check_config("train.seed = 1\nlr = 1.0\ntrain.window = 3\ntrain.keep_checkpoints = 9", ["lr"])
+        assert changed == ["lr"]
         assert "lr = 0.5" in workdir.config.read_text()

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from data.augment.apply import Rendering
 from trainer import devices
+from trainer.guard import Guard, GuardState
 from trainer.losses import Loss, cross_entropy
 from trainer.optimization.ema import Average
 from trainer.optimization.loss_scale import LossScale
@@ -57,6 +58,7 @@ class Run:
         loss: Loss | None = None,
         ema: float | None = None,
         length: int = 50,
+        guard: Guard | None = None,
         **window,
     ):
         self.strategy, self._length = devices.set_up(f"cpu:{replicas}"), length
@@ -65,6 +67,7 @@ class Run:
             self.variables = {"/".join(each.path.split("/")[-2:]): each for each in self.model.trainable_variables}
             averaged = {"averaged": set(self.variables), "decay": ema, "warmup": False}
             self.average = None if ema is None else Average(self.variables, **averaged)
+            self.guard = None if guard is None else GuardState(guard)
             self._window = train_window(
                 strategy=self.strategy,
                 model=self.model,
@@ -78,6 +81,7 @@ class Run:
                 rendering=Rendering(size=(SIZE, SIZE)),
                 length=length,
                 average=self.average,
+                guard=self.guard,
                 **window,
             )
 

