@@ -17,7 +17,19 @@ from data import frozen as tables
 from data import skipping
 from data.errors import UserError
 from data.examples import Examples
-from trainer import checkpoints, data_setup, devices, failures, features, identity, launch, losses, metrics, rendering
+from trainer import (
+    checkpoints,
+    data_setup,
+    devices,
+    failures,
+    features,
+    identity,
+    judging,
+    launch,
+    losses,
+    metrics,
+    rendering,
+)
 from trainer.batches import share_of
 from trainer.beginning import Beginning, drift
 from trainer.checkpoints import Checkpoints, Saved
@@ -28,6 +40,7 @@ from trainer.guard import ROLL_BACK, Fault
 from trainer.models.growing import Outputs
 from trainer.optimization.stages import Planned, plan
 from trainer.recipe import Recipe
+from trainer.replacing import Replacements
 from trainer.reports import environment, summary
 from trainer.reports.console import Console
 from trainer.reports.log import MetricsLog, window_events
@@ -91,7 +104,7 @@ class Session:
         self.train, self.order = data_setup.training_part(recipe, self.parts["train"])
         size = {"examples": self.order.epoch_length, "batch": recipe.batch_size}
         self.plan = plan(recipe.stages, **size, rate_factor=recipe.rate_factor)
-        validates = self._deciding_split() is not None
+        validates = judging.deciding_split(self.parts) is not None
         self.rhythm = rhythm(recipe, self.plan, validates=validates)
         metrics.decisive(self.task, recipe.best_by)
         launch.call(recipe.optimizer.make)
@@ -167,8 +180,7 @@ class Session:
     @property
     def _done(self) -> bool:
         """Whether training has come to its end."""
-        early = self.state.early_stopping
-        return self.step == self.plan.steps or (early is not None and early.done)
+        return self.step == self.plan.steps or self.judge.ends
 
     # -- before the first step ----------------------------------------------------------------------------------
 
@@ -191,6 +203,9 @@ class Session:
             source=self.init_from,
             say=self.console.say,
         )
+        parts, say = self.parts.keys(), self.console.say
+        self.judge = judging.Judge(recipe, self.state, self.plan, task=self.task, parts=parts, say=say)
+        self.replacements = Replacements(recipe, self.data, self.view, log=self.log, console=self.console)
         suffix = self.state.cut and self.state.cut.suffix
         self.evaluator = Evaluator(recipe, self.state.network, self.view, strategy=self.strategy, model=suffix, **aim)
         self.features: features.FeatureBatches | None = None
@@ -227,11 +242,9 @@ class Session:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Has what follows evaluations know those that are logged."""
-        # Those of earlier steps are in the checkpoint.
-        for event in self.log.find("eval", split=self._deciding_split(), step=self.step):
-            if self.step and event.get(metrics.decisive(self.task, self.recipe.best_by)) is not None:
-                self._follow(event)
+        """Has what follows evaluations know those that are logged; those of earlier steps are in the checkpoint."""
+        for event in self.log.find("eval", step=self.step):
+            self.judge.take(event)
         self._keep()
 
     def _keep(self) -> None:
@@ -317,8 +330,7 @@ class Session:
         tables = self.parts | {"train": self.train}
         self.features = features.FeatureBatches(recipe, store, tables, strategy=self.strategy)
         for image in self.features.broken():
-            if not self.log.find("replaced", image=image):
-                self._log_replaced(1, "could not be read when its features were computed", image=image)
+            self.replacements.note(image, "could not be read when its features were computed", step=self.step)
         self._check_replaced()
         return True
 
@@ -435,40 +447,17 @@ class Session:
         batch, last = self.recipe.batch_size, self._last_good()
         return failures.of_tensorflow(error, where=where, batch=batch, last=last)
 
-    # -- images that broke since the start ----------------------------------------------------------------------
-
     def _tell_replaced(self, examples: Examples, rows: list[int], replaced: int) -> None:
-        """Names and counts the images that could not be shown; past the threshold the run ends, saved.
-
-        Args:
-            rows: of `examples`, what was to be shown.
-            replaced: how many of them were not.
-        """
-        if not self.cluster.is_chief:
-            return
-        shown = [examples.where(row) for row in rows]
-        broken = data_setup.broken(examples.take(np.unique(rows)), self.view)
-        for where, reason in broken.items():
-            if not self.log.find("replaced", image=where):
-                self._log_replaced(1, reason, image=where)
-        # What can be read again now cannot be named.
-        passing = replaced - sum(where in broken for where in shown)
-        if passing > 0:
-            self._log_replaced(passing, "could not be read for a while")
-        self._check_replaced()
+        if self.cluster.is_chief:
+            self.replacements.look(examples, rows, replaced, step=self.step)
+            self._check_replaced()
 
     def _check_replaced(self) -> None:
-        count = sum(event["count"] for event in self.log.find("replaced"))
-        if count > data_setup.allowed(self.recipe, self.data):
+        """Ends the run, saved, where too many images have broken."""
+        if self.replacements.too_many:
             if self.step and self.checkpoints.newest() != self.step:
                 self._save()
-            self._note_saved(self.checkpoints.wait())
-            last = f"last good checkpoint: {self._last_good()}"
-            raise data_setup.too_many_broken(self.recipe, self.data, count, where=last)
-
-    def _log_replaced(self, count: int, reason: str, *, image: str | None = None) -> None:
-        self.log.append([{"event": "replaced", "step": self.step, "image": image, "count": count, "reason": reason}])
-        self.console.say(f"replaced {image or f'{count} images'}: {reason}", style="yellow")
+            raise self.replacements.failure(last=self._last_good())
 
     # -- between windows ----------------------------------------------------------------------------------------
 
@@ -501,7 +490,6 @@ class Session:
 
     def _evaluate_where_due(self) -> bool:
         """Whether one of the evaluations is among the best."""
-        # What is known before the first step decides nothing: there is no checkpoint of it.
         before = self.step == 0 and bool(self.beginning.old)
         others = [name for name in self.parts if name != "train"]
         watched = next((name for name in ("validation", "test") if name in self.parts), None)
@@ -511,11 +499,10 @@ class Session:
             for split in [watched, *others]:
                 if split is None or (split != watched and not (self._done or before)):
                     continue
-                for weights in self._weights:
+                for weights in self.judge.weights:
                     if not self.log.find("eval", step=self.step, split=split, weights=weights):
                         event = self._evaluate(split, weights)
-                        decides = not before and split == self._deciding_split()
-                        improved |= event is not None and decides and self._follow(event)
+                        improved |= event is not None and self.judge.take(event)
         return improved
 
     def _save(self) -> None:
@@ -540,25 +527,8 @@ class Session:
             self.log.append([{"event": "checkpoint", "step": saved.step, "seconds": saved.seconds}])
 
     def _places(self) -> dict[str, list[int]]:
-        """Which checkpoints stay in which place beside the newest ones."""
-        if self._deciding_split() is None:
-            best, raw = [self.step], []
-        else:
-            best, raw = self.state.best.steps, [] if self.state.best_raw is None else self.state.best_raw.steps
         there = [*checkpoints.steps_in(self.workdir.checkpoints / checkpoints.KEPT), self.step]
-        marked = [step for step in there if self.rhythm.is_time(self.rhythm.keep, step)]
-        kept = sorted({*best[1:], *raw[1:], *marked})
-        # What is the best no more is taken from there, in this order.
-        return {checkpoints.KEPT: kept, checkpoints.BEST: best[:1], checkpoints.BEST_RAW: raw[:1]}
-
-    def _deciding_split(self) -> str | None:
-        """The split whose evaluations decide which checkpoint is best: never test. Without it the newest is best."""
-        return "validation" if "validation" in self.parts else None
-
-    @property
-    def _weights(self) -> tuple[str | None, ...]:
-        """The kinds of weights that are evaluated, the one that decides last; None where there is but one kind."""
-        return (None,) if self.recipe.ema is None else ("raw", "ema")
+        return self.judge.places(self.step, [step for step in there if self.rhythm.is_time(self.rhythm.keep, step)])
 
     def _evaluate(self, split: str, weights: str | None) -> dict | None:
         examples = self.parts[split]
@@ -588,19 +558,6 @@ class Session:
         self.console.evaluated(event)
         return event
 
-    def _follow(self, event: dict) -> bool:
-        """Takes note of an evaluation of the deciding split; whether it is among the best."""
-        merit, step = metrics.merit(event, task=self.task, by=self.recipe.best_by), event["step"]
-        if event.get("weights") != self._weights[-1]:
-            return self.state.best_raw.take(step, merit)
-        if self.state.early_stopping is not None:
-            self.state.early_stopping.take(step, merit)
-        if self.state.plateau is not None:
-            start = next(planned.start for planned in self.plan.stages if step <= planned.stop)
-            if self.state.plateau.take(step, merit, start=start):
-                self.console.say(f"no gain: learning rate times {self.state.plateau.factor(start):g} from here on")
-        return self.state.best.take(step, merit)
-
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _finish(self) -> int:
@@ -609,10 +566,10 @@ class Session:
             self.log,
             self.plan,
             step=self.step,
-            deciding=self._deciding_split(),
-            best=next(iter(self.state.best.steps), None),
-            weights=self._weights[-1],
-            metric=metrics.decisive(self.task, self.recipe.best_by),
+            deciding=self.judge.split,
+            best=self.judge.best,
+            weights=self.judge.weights[-1],
+            metric=self.judge.metric,
         )
         try:
             results |= {"drift": found} if (found := drift(self.workdir, self.state.network)) else {}
