@@ -9,8 +9,10 @@ import tensorflow as tf
 
 # libjpeg shrinks by these factors inside the inverse DCT, at no cost.
 DCT_RATIOS = (1, 2, 4, 8)
-# How a file becomes a canvas: 0 to 3, a JPEG shrunk by DCT_RATIOS[kind] and no further; ANY, as its bytes ask for.
+# How a file becomes a canvas: 0 to 3, a JPEG shrunk by DCT_RATIOS[kind] and no further; ANY, as its bytes ask for;
+# PLAIN_PNG, one of eight bits, grey or coloured, without transparency and not shrunk.
 ANY = len(DCT_RATIOS)
+PLAIN_PNG = ANY + 1
 # Rows and columns decoded beside a part: libjpeg interpolates the colour of the outermost columns with less, and that
 # of narrow images not at all.
 BESIDE = (0, 8)
@@ -86,7 +88,7 @@ def _by_content(encoded: tf.Tensor, decoding: Decoding) -> tuple[tf.Tensor, tf.T
     pixels, kind = tf.cond(
         _is_jpeg(encoded),
         lambda: _jpeg(encoded, decoding),
-        lambda: (_shrink(_not_jpeg(encoded, decoding), decoding), tf.constant(ANY)),
+        lambda: _no_jpeg(encoded, decoding),
     )
     with tf.control_dependencies([_refuse_too_large(pixels, decoding)]):
         return tf.ensure_shape(tf.identity(pixels), [None, None, 3]), kind
@@ -96,16 +98,43 @@ def _is_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
 
 
+def _is_png(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
+
+
+def _no_jpeg(encoded: tf.Tensor, decoding: Decoding) -> tuple[tf.Tensor, tf.Tensor]:
+    pixels = _not_jpeg(encoded, decoding)
+    shape = tf.shape(pixels)
+    whole = shrink_factor(shape[0], shape[1], short_side=decoding.short_side) == 1
+    plain = whole & _is_plain_png(encoded) & _states_no_transparency(encoded)
+    return _shrink(pixels, decoding), tf.where(plain, PLAIN_PNG, ANY)
+
+
+def _is_plain_png(encoded: tf.Tensor) -> tf.Tensor:
+    """By its header alone, where bit depth and colour type follow each other."""
+    form = tf.strings.substr(_head(encoded), 24, 2)
+    return _is_png(encoded) & ((form == b"\x08\x00") | (form == b"\x08\x02"))
+
+
+def _states_no_transparency(encoded: tf.Tensor) -> tf.Tensor:
+    before = tf.strings.split(encoded, b"IDAT", maxsplit=1)[0]
+    return tf.size(tf.strings.split(before, b"tRNS")) == 1
+
+
+def _head(encoded: tf.Tensor) -> tf.Tensor:
+    # Long enough to be cut anywhere: TensorFlow's complaint of a string too short is no UTF-8.
+    return tf.strings.join([tf.strings.substr(encoded, 0, HEAD), b"\0" * HEAD])
+
+
 def _not_jpeg(encoded: tf.Tensor, decoding: Decoding) -> tf.Tensor:
     """[h, w, 3] uint8, unshrunk."""
-    # Long enough to be cut anywhere: TensorFlow's complaint of a string too short is no UTF-8.
-    head = tf.strings.join([tf.strings.substr(encoded, 0, HEAD), b"\0" * HEAD])
+    head = _head(encoded)
 
     def starts_with(magic: bytes, at: int = 0) -> tf.Tensor:
         return tf.strings.substr(head, at, len(magic)) == magic
 
     is_webp = starts_with(b"RIFF") & starts_with(b"WEBP", at=8)
-    formats = [starts_with(b"\x89PNG"), is_webp, starts_with(b"GIF8"), starts_with(b"BM")]
+    formats = [_is_png(encoded), is_webp, starts_with(b"GIF8"), starts_with(b"BM")]
     branches = [
         lambda: _png(encoded, head, decoding),
         lambda: _webp(encoded, head, decoding),
@@ -134,6 +163,8 @@ def decode_kind(encoded: tf.Tensor, kind: tf.Tensor, *, kinds: Sequence[int], de
     def of(kind: int) -> Callable[[], tf.Tensor]:
         if kind == ANY:
             return lambda: decode(encoded, decoding=decoding)[0]
+        if kind == PLAIN_PNG:
+            return lambda: _plain_png(encoded, decoding)
         return lambda: _decode_jpeg(encoded, DCT_RATIOS[kind])
 
     if len(kinds) == 1:
@@ -286,14 +317,17 @@ def _png(encoded: tf.Tensor, head: tf.Tensor, decoding: Decoding) -> tf.Tensor:
     def with_alpha() -> tf.Tensor:
         return tf.cond(depth == 16, rounded, lambda: _over_background(tf.io.decode_png(encoded, channels=4), decoding))
 
-    def opaque() -> tf.Tensor:
-        """TensorFlow 2.21 adds a wrong alpha channel to less than eight bits, unless the file states one."""
-        before = tf.strings.split(encoded, b"IDAT", maxsplit=1)[0]
-        return tf.size(tf.strings.split(before, b"tRNS")) == 1
-
     with tf.control_dependencies([_refuse_enormous(height, width)]):
-        shallow = tf.cond(depth < 8, opaque, lambda: False)
+        # TensorFlow 2.21 adds a wrong alpha channel to less than eight bits, unless the file states one.
+        shallow = tf.cond(depth < 8, lambda: _states_no_transparency(encoded), lambda: False)
         return tf.cond(shallow, lambda: tf.io.decode_png(encoded, channels=3), with_alpha)
+
+
+def _plain_png(encoded: tf.Tensor, decoding: Decoding) -> tf.Tensor:
+    with tf.control_dependencies([tf.debugging.Assert(_is_plain_png(encoded), ["it is no plain PNG any more"])]):
+        pixels = tf.io.decode_png(encoded, channels=3)
+    with tf.control_dependencies([_refuse_too_large(pixels, decoding)]):
+        return tf.identity(pixels)
 
 
 def _webp(encoded: tf.Tensor, head: tf.Tensor, decoding: Decoding) -> tf.Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import decode
-from data.decode import ANY, Decoding
+from data.decode import ANY, PLAIN_PNG, Decoding
 
 RANDOM = np.random.default_rng(7)
 COLOURS = RANDOM.integers(0, 256, (23, 31, 3), dtype=np.uint8)
@@ -116,13 +116,36 @@ class TestKindsOfDecoding:
         decoding = Decoding(23)
         for content, expected in (
             (encoded(smooth, "JPEG"), int(math.log2(factor)) if factor <= 8 else ANY),
-            (encoded(smooth, "PNG"), ANY),
+            (encoded(smooth, "PNG"), PLAIN_PNG if factor == 1 else ANY),
+            (encoded(smooth, "BMP"), ANY),
         ):
             pixels, kind = decode.decode(tf.constant(content), decoding=decoding)
             assert kind.numpy() == expected
-            for kinds in ([expected], [0, 1, 2, 3, ANY]):
+            for kinds in ([expected], [0, 1, 2, 3, ANY, PLAIN_PNG]):
                 again = decode.decode_kind(tf.constant(content), kind, kinds=kinds, decoding=decoding)
                 np.testing.assert_array_equal(again, pixels)
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "I;16"])
+    @pytest.mark.parametrize("transparent", [False, True])
+    def test_a_png_is_plain_where_nothing_has_to_be_done_to_its_pixels(self, mode: str, transparent: bool):
+        levels = COLOURS[..., 0].astype(np.uint16) * 257 if mode == "I;16" else COLOURS
+        image = Image.fromarray(levels) if mode == "I;16" else Image.fromarray(COLOURS).convert(mode)
+        named = {"RGB": (255, 0, 0), "L": 9, "P": 0, "1": 0, "I;16": 9}
+        stream = io.BytesIO()
+        image.save(stream, "PNG", **({"transparency": named[mode]} if transparent and mode in named else {}))
+        content, decoding = tf.constant(stream.getvalue()), Decoding(23)
+        pixels, kind = decode.decode(content, decoding=decoding)
+        assert kind.numpy() == (PLAIN_PNG if mode in ("RGB", "L") and not transparent else ANY)
+        again = decode.decode_kind(content, kind, kinds=[int(kind)], decoding=decoding)
+        np.testing.assert_array_equal(again, pixels)
+
+    def test_a_file_that_is_no_plain_png_any_more_is_refused(self):
+        kind = {"kind": tf.constant(PLAIN_PNG), "kinds": [PLAIN_PNG], "decoding": Decoding(23)}
+        other = [encoded(COLOURS, "JPEG"), encoded(COLOURS, "BMP"), b""]
+        other.append(encoded(np.dstack([COLOURS, COLOURS[..., 0]]), "PNG"))
+        for content in other:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="no plain PNG any more"):
+                decode.decode_kind(tf.constant(content), **kind)
 
 
 def wanted_factor(height: int, width: int, short_side: int) -> int:

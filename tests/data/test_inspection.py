@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data import inspection, sources
-from data.decode import ANY, Decoding
+from data.decode import ANY, PLAIN_PNG, Decoding
 from data.examples import Examples
 from data.inspection import Inspection, Looker
 
@@ -117,7 +117,13 @@ class TestInspect:
         (folder / "cat" / "large.jpg").write_bytes(encoded(np.zeros((130, 150, 3), np.uint8), "JPEG"))
         found = sources.folder(root=str(folder))
         kinds = dict(zip(found.names.tolist(), inspect(found).kinds.tolist(), strict=True))
-        assert kinds == {b"cat/1.jpg": 0, b"cat/2.png": ANY, b"cat/large.jpg": 1, b"dog/3.bmp": ANY, b"dog/4.gif": ANY}
+        assert kinds == {
+            b"cat/1.jpg": 0,
+            b"cat/2.png": PLAIN_PNG,
+            b"cat/large.jpg": 1,
+            b"dog/3.bmp": ANY,
+            b"dog/4.gif": ANY,
+        }
 
     def test_what_is_no_regular_file_is_not_opened(self, folder):
         os.mkfifo(folder / "cat" / "pipe.jpg")
