@@ -30,6 +30,10 @@ class UserError(Exception):
         # Names of files may hold anything, also what would command a terminal.
         return "\n".join(map(printable, lines))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it, in place of where in the program it was found."""
+        return f"error: {self}".split("\n")
+
 
 class RunFailure(UserError):
     """The environment or the numerics gave out (disk full, out of memory, NaN): exit status 3.

@@ -186,10 +186,9 @@ def _own_files(folder: Path) -> list[Path]:
 
 def _refuse_foreign(folder: Path) -> None:
     """A folder is empty, or a store, or becoming one."""
-    if any((folder / name).exists() for name in (MANIFEST, PLAN, STORE_LOCK)):
-        return
+    # Looked at once: another process may be about to pack here.
     others = sorted(os.fsencode(path.name) for path in folder.iterdir())
-    if others:
+    if others and not {os.fsencode(name) for name in (MANIFEST, PLAN, STORE_LOCK)}.intersection(others):
         raise UserError(
             f"the folder for the store holds other files: {', '.join(map(printable, others[:5]))}",
             where=str(folder),

@@ -1,75 +1,72 @@
 """Evaluates one split of a session with one of its checkpoints; also beside a training that runs.
 
 python scripts/evaluate.py --workdir=runs/photos --split=test --checkpoint=best
+python scripts/evaluate.py --workdir=runs/photos --split=train --details
+
+Writes nothing but the file --output; with --details also WORKDIR/predictions/SPLIT.npz, what the network says of each
+example, and its loss, for the report. Training images are evaluated as all others, without augmentation.
 """
 
 from trainer import launch  # isort: skip  (quietens TensorFlow's log before it is imported)
 
-import dataclasses
-from functools import partial
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from data.errors import UserError
-from trainer import checkpoints, data_setup, devices, losses, metrics
-from trainer.evaluation import Evaluator
+from trainer import data_setup, metrics, trained
+from trainer.outcomes import MOST_SCORES
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
+from trainer.trained import Trained
 from trainer.workdir import Workdir, write_json
+
+LISTED = 10
+WHY = {
+    "roc_auc": "all examples or none are of them",
+    "average_precision": "no example is of them",
+}
 
 
 def main() -> int:
     workdir = Workdir.existing(launch.required("workdir"))
     launch.parse_gin([*(flags.FLAGS.gin_file or [str(workdir.config)])], flags.FLAGS.gin_param)
-    recipe = launch.call(Recipe)
-    prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint, weights=flags.FLAGS.weights)
-    group = checkpoints.weights_group(prefix, flags.FLAGS.weights)
-    console = Console()
-    # Before the data: TensorFlow cannot change its devices once something has used them.
-    strategy = devices.set_up(flags.FLAGS.devices)
-    frozen = data_setup.open_data(recipe, workdir, console, resuming=True)
-    task, names = frozen.examples.task, frozen.examples.class_names
-    loss = launch.call(partial(losses.chosen, outputs=frozen.examples.outputs), recipe.loss, task)
-    parts = frozen.parts()
-    # The rule still takes its bindings, which are part of every config.
-    launch.call(recipe.sampling, parts["train"])
-    launch.check_consumed()
-    split = flags.FLAGS.split or next(name for name in ("test", "validation", "train") if name in parts)
-    if split not in parts:
-        raise UserError(
-            f"the session has no examples in the split {split!r}",
-            where="--split",
-            expected=f"one of {', '.join(parts)}",
-            do="choose one of them",
-        )
-
-    with strategy.scope():
-        # Every weight comes from the checkpoint; the file of the pre-trained ones may be gone.
-        architecture = dataclasses.replace(recipe.model, pretrained=None)
-        outputs = frozen.examples.outputs
-        network = architecture.build(image_size=recipe.image_size, classes=outputs, precision=recipe.precision)
-    checkpoints.restore_group(prefix, group, network.values())
-
-    view = data_setup.view(recipe, frozen)
-    evaluator = Evaluator(recipe, network, view, strategy=strategy, task=task, loss=loss)
-    report = console.count(f"evaluating {split}", len(parts[split]))
-    totals = evaluator.evaluate(parts[split], report=report)
-    figures, confusion = metrics.figures(totals, task=task), totals.get("confusion")
-    per_output = metrics.per_output(totals, task=task)
-    console.close()
+    recipe, console = launch.call(Recipe), Console()
+    found = {"checkpoint": flags.FLAGS.checkpoint, "weights": flags.FLAGS.weights}
+    opened = Trained.opened(workdir, recipe, device_spec=flags.FLAGS.devices, **found)
+    evaluation = trained.evaluate(opened, console, split=flags.FLAGS.split)
+    details, outcomes, totals = evaluation.details, evaluation.outcomes, evaluation.totals
+    examples, prefix, split, figures = evaluation.examples, opened.prefix, details.split, details.figures
+    task, names, confusion = examples.task, examples.class_names, totals.get("confusion")
     if totals["replaced"]:
-        for where, reason in data_setup.broken(parts[split], view).items():
+        for where, reason in data_setup.broken(examples, evaluation.view).items():
             console.say(f"left out {where}: {reason}", style="yellow")
-    console.evaluation(f"{split}, {prefix}", figures, per_output=per_output, names=names, confusion=confusion)
+    console.evaluation(f"{split}, {prefix}", figures, per_output=details.each, names=names, confusion=confusion)
+    undefined = outcomes.undefined()
+    for figure, classes in undefined.items():
+        console.say(f"{figure} without {', '.join(classes[:LISTED])}{' ...' * (len(classes) > LISTED)}: {WHY[figure]}")
+    if not outcomes.keeps_scores and task != "regression":
+        scores = f"{len(examples):,} examples x {examples.outputs:,} outputs are more than {MOST_SCORES:,} scores"
+        console.say(f"no figures of scores in their order: {scores}", style="yellow")
     if flags.FLAGS.output:
         facts = {"split": split, "checkpoint": str(prefix), "task": task, **figures, "classes": list(names)}
         facts["replaced"] = int(totals["replaced"])
-        facts["per_output"] = {name: _json(values) for name, values in per_output.items()}
+        facts["undefined"] = undefined
+        facts["per_output"] = {name: _json(values) for name, values in details.each.items()}
         if confusion is not None:
             facts["confusion"] = confusion.tolist()
-        _write(Path(flags.FLAGS.output), facts)
+        if task == "single_label":
+            facts["top_k_accuracy"] = metrics.top_k_accuracy(totals).tolist()
+        with _writing("--output", "the figures"):
+            write_json(Path(flags.FLAGS.output), facts)
+    if flags.FLAGS.details:
+        path = workdir.predictions / f"{split}.npz"
+        with _writing("--workdir", "the details"):
+            details.write(path)
+        console.say(f"every example by itself: {path}")
     return 0
 
 
@@ -77,15 +74,17 @@ def _json(values: np.ndarray) -> list[float | int | None]:
     return [None if np.isnan(value) else value.item() for value in values]
 
 
-def _write(path: Path, figures: dict) -> None:
+@contextlib.contextmanager
+def _writing(flag: str, what: str) -> Iterator[None]:
+    """Within, it is the user's mistake if the file named by a flag cannot be written."""
     try:
-        write_json(path, figures)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        yield
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         raise UserError(
-            f"the figures cannot be written: {error}",
-            where="--output",
-            expected="a file in a folder that is there and can be written",
-            do="choose another --output",
+            f"{what} cannot be written: {error}",
+            where=flag,
+            expected="a folder that is there and can be written",
+            do=f"choose another {flag}",
         ) from error
 
 
@@ -96,6 +95,7 @@ def run() -> None:
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
     flags.DEFINE_string("weights", None, "raw, or ema, their moving average; by default that where there is one.")
     flags.DEFINE_string("output", None, "JSON file for the figures, those of each class, and the confusion matrix.")
+    flags.DEFINE_bool("details", False, "Also writes WORKDIR/predictions/SPLIT.npz, every example by itself.")
     launch.run(main)
 
 

@@ -1,154 +1,145 @@
-"""Says what images show, with a checkpoint of a session; also beside a training that runs.
+"""Says what images show, with a checkpoint of a session or an export; also beside a training that runs.
 
 python scripts/predict.py --workdir=runs/photos --checkpoint=best --output=predictions.csv --top_k=3 new/ more/cat.jpg
+python scripts/predict.py --model=photos.tflite 'new/**/*.jpg'
+find new -name '*.jpg' | python scripts/predict.py --workdir=runs/photos --output=predictions.parquet -
 
-Of folders every image below them. The ending of --output says what is written, a row an image: .csv or .jsonl; without
---output rows are printed. Neither the training data nor the pre-trained weights are needed; a model file that is the
-backbone is. Averaged over views, as in scripts/evaluate.py: --gin_param='train.evaluation_views = @five_crop()'
+Files, folders (every image below them), patterns, and - for a list of paths on standard input. The ending of --output
+says what is written, a row an image: .csv, .jsonl or .parquet; without --output rows are printed. --model is what
+scripts/export.py wrote: a SavedModel, .keras, .h5, .tflite or .onnx. Neither the training data nor the pre-trained
+weights are needed; of a session whose backbone is a model file, that is. Averaged over views, as in
+scripts/evaluate.py: --gin_param='train.evaluation_views = @five_crop()'
 Exit status 0: at least one image has a prediction; those that do not decode are named, with the reason.
 """
 
 from trainer import launch  # isort: skip  (quietens TensorFlow's log before it is imported)
 
 import contextlib
-import csv
-import dataclasses
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import gin
+import numpy as np
 from absl import flags
 
+from data.augment.views import Views
 from data.errors import UserError
 from data.names import printable
-from trainer import checkpoints, data_setup, devices, prediction
+from trainer import answers, devices, prediction, trained
+from trainer.exporting import reading
+from trainer.prediction import Meaning
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
+from trainer.trained import Trained
 from trainer.workdir import Workdir
 
-LISTED = 10
-# Between the classes of a cell of CSV.
-SEPARATOR = ";"
+# Image -> logits, or None and why there are none; and what gave them.
+Told = tuple[Iterator[tuple[str, np.ndarray | None, str]], str]
 
 
 def main(paths: Sequence[str]) -> int:
-    workdir = Workdir.existing(launch.required("workdir"))
-    recipe = _recipe(workdir)
-    meaning = prediction.Meaning.of(workdir)
-    answers = prediction.Answers(meaning, top_k=flags.FLAGS.top_k, threshold=flags.FLAGS.threshold)
-    prefix = checkpoints.find(workdir.checkpoints, flags.FLAGS.checkpoint, weights=flags.FLAGS.weights)
-    group = checkpoints.weights_group(prefix, flags.FLAGS.weights)
+    if flags.FLAGS.model and flags.FLAGS.workdir:
+        raise UserError(
+            "both --model and --workdir", where="command line", expected="one of them", do="leave out the other"
+        )
+    meaning, start = _export() if flags.FLAGS.model else _session()
+    rows = answers.Answers(meaning, top_k=flags.FLAGS.top_k, threshold=flags.FLAGS.threshold)
+    paths = prediction.given(paths)
     if not paths:
         raise UserError("no image is named", where="command line", expected="files or folders", do="name some")
-    console = Console()
-    strategy = devices.set_up(flags.FLAGS.devices)
-    with _writer(flags.FLAGS.output, answers.columns, console) as write:
-        images = prediction.listed(paths)
-        report = console.count("decoding", sum(not reason for reason in images.values()))
-        table, images = prediction.looked_at(images, recipe, report=report)
-        console.close()
-        _tell(images, console)
-        with strategy.scope():
-            architecture = dataclasses.replace(recipe.model, pretrained=None)
-            network = architecture.build(
-                image_size=recipe.image_size, classes=meaning.outputs, precision=recipe.precision
-            )
-        checkpoints.restore_group(prefix, group, network.values())
-        view = data_setup.view(recipe, table)
-        said = prediction.predict(recipe, network, table.examples, view, strategy=strategy, task=meaning.task)
-        report, done = console.count("predicting", len(table.examples)), 0
-        for name, reason in images.items():
-            row = {"reason": reason}
-            if not reason:
-                logits, broken = next(said)
-                row, done = {"reason": prediction.GONE} if broken else answers.row(logits), done + 1
-                report(done)
-                if "reason" in row:
-                    console.say(f"no prediction for {name}: {row['reason']}", style="yellow")
+    console, good, reasons = Console(), 0, {}
+    with _writer(flags.FLAGS.output, rows.columns, console, lists=meaning.task == "multi_label") as write:
+        told, source = start(prediction.listed(paths), console)
+        for name, logits, reason in told:
+            row = {"reason": reason} if logits is None else rows.row(logits)
+            reasons[name] = row.get("reason", "")
+            good += "reason" not in row
             write({"name": printable(name), **row})
-    console.close()
+        console.close()
+        prediction.tell_bad(reasons, console)
     where = f", in {flags.FLAGS.output}" if flags.FLAGS.output else ""
-    console.say(f"{len(table.examples)} of {len(images)} images{where}, with {prefix}")
+    console.say(f"{good} of {len(reasons)} images{where}, with {source}")
     return 0
 
 
-def _recipe(workdir: Workdir) -> Recipe:
-    """The recipe of the session; what it says of its data is of no use here, what the command line says has to be."""
-    return launch.session_recipe(flags.FLAGS.gin_file or [str(workdir.config)], flags.FLAGS.gin_param, Recipe)
+def _session() -> tuple[Meaning, Callable[[dict[str, str], Console], Told]]:
+    workdir = Workdir.existing(launch.required("workdir"))
+    # What it says of its data is of no use here; what the command line says has to be.
+    recipe = launch.session_recipe(flags.FLAGS.gin_file or [str(workdir.config)], flags.FLAGS.gin_param, Recipe)
+    meaning = Meaning.of(workdir)
+    which = {"checkpoint": flags.FLAGS.checkpoint, "weights": flags.FLAGS.weights}
+    opened = Trained.opened(workdir, recipe, **which, device_spec=flags.FLAGS.devices)
+    return meaning, lambda images, console: (trained.predict(opened, meaning, images, console), str(opened.prefix))
 
 
-def _tell(images: dict[str, str], console: Console) -> None:
-    bad = [f"{name}: {reason}" for name, reason in images.items() if reason]
-    if len(bad) == len(images):
-        more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+def _export() -> tuple[Meaning, Callable[[dict[str, str], Console], Told]]:
+    for flag, usual in (("checkpoint", "best"), ("weights", None)):
+        if getattr(flags.FLAGS, flag) != usual:
+            raise UserError(
+                f"--{flag} beside --model",
+                where="command line",
+                expected="an export, which has one set of weights",
+                do="leave it out",
+            )
+    views = _views()
+    devices.set_up(flags.FLAGS.devices)
+    opened = reading.open_export(flags.FLAGS.model)
+
+    def start(images: dict[str, str], console: Console) -> Told:
+        named = [name for name, reason in images.items() if not reason]
+        said = opened.predict(named, views=views)
+        report = console.count("predicting", len(named))
+
+        def told():
+            done = 0
+            for name, reason in images.items():
+                if reason:
+                    yield name, None, reason
+                    continue
+                logits, why = next(said)
+                done += 1
+                report(done)
+                yield name, logits, why
+
+        return told(), str(opened.path)
+
+    return opened.meaning, start
+
+
+def _views() -> Views:
+    """The one thing that gin says of predictions with an export."""
+    launch.parse_gin(flags.FLAGS.gin_file, flags.FLAGS.gin_param)
+    ours = {binding for binding in launch.bindings() if binding[1] == "evaluation_views"}
+    views = launch.call(gin.get_bindings, "train").get("evaluation_views", Views())
+    if not isinstance(views, Views):
         raise UserError(
-            f"none of {len(bad)} images decodes: {printable('; '.join(bad[:LISTED]))}{more}",
-            where="command line",
-            expected="JPEG, PNG, WebP, BMP or GIF files that are whole, or folders of them",
-            do="correct the paths, or mend the files",
+            f"train.evaluation_views = {views!r}",
+            where="gin binding train.evaluation_views",
+            expected="@views() or @five_crop()",
+            do="--gin_param='train.evaluation_views = @five_crop()'",
         )
-    for sentence in bad:
-        console.say(f"no prediction for {sentence}", style="yellow")
+    launch.check_consumed(but=ours)
+    return views
 
 
 @contextlib.contextmanager
-def _writer(output: str | None, columns: Sequence[str], console: Console) -> Iterator[Callable[[dict], None]]:
-    """A function that takes row after row; the file is there once all are written, and not before."""
-    if not output:
-        yield lambda row: "reason" in row or console.say(_sentence(row))
-        return
-    path = Path(output).expanduser()
-    if path.suffix not in (".csv", ".jsonl"):
-        raise UserError(f"--output={output}", where="command line", expected="a name in .csv or .jsonl", do="rename it")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        file = open(part, "w", encoding="utf-8", newline="")  # noqa: SIM115, closed below
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise UserError(
-            f"the predictions cannot be written: {error}",
-            where="--output",
-            expected="a file in a folder that is there and can be written",
-            do="choose another --output",
-        ) from error
-    try:
-        with file:
-            if path.suffix == ".jsonl":
-                yield lambda row: print(json.dumps(dict.fromkeys(columns) | row, allow_nan=False), file=file)
-            else:
-                table = csv.DictWriter(file, columns, lineterminator="\n")
-                table.writeheader()
-                yield lambda row: table.writerow({name: _cell(value) for name, value in row.items()})
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _cell(value: object) -> object:
-    return SEPARATOR.join(value) if isinstance(value, list) else value
-
-
-def _sentence(row: dict) -> str:
-    classes = [value for column, value in row.items() if column == "class" or column.startswith("class_")]
-    figures = {column: value for column, value in row.items() if column.startswith(("probability", "value_"))}
-    if "probability" in figures:
-        told = [f"{name} {float(share):.4f}" for name, share in zip(classes, figures.values(), strict=True)]
+def _writer(
+    output: str | None, columns: Sequence[str], console: Console, *, lists: bool
+) -> Iterator[Callable[[dict], None]]:
+    if output:
+        with answers.writer(Path(output).expanduser(), columns, lists=lists) as write:
+            yield write
     else:
-        told = [f"{name.split('_', 1)[-1]} {float(value):.4f}" for name, value in figures.items()]
-        told = [*([_cell(row["class"]) or "no class"] if "class" in row else []), *told]
-    return f"{row['name']}: {', '.join(told)}"
+        yield lambda row: "reason" in row or console.say(answers.sentence(row))
 
 
 def run() -> None:
     """Entry point of `onward-predict`."""
     launch.define_flags()
+    flags.DEFINE_string("model", None, "What scripts/export.py wrote, in place of --workdir.")
     flags.DEFINE_string("checkpoint", "best", "best, last, or a step.")
     flags.DEFINE_string("weights", None, "raw, or ema, their moving average; by default that where there is one.")
-    flags.DEFINE_string("output", None, "File for the predictions, .csv or .jsonl; by default they are printed.")
+    flags.DEFINE_string("output", None, "File for the predictions, .csv, .jsonl or .parquet; by default printed.")
     flags.DEFINE_integer("top_k", None, "Classes an image, the most probable ones first; by default 1.")
     flags.DEFINE_float("threshold", None, "Of binary and multi-label: probability above which a class is predicted.")
     launch.run(main, positional=True)

@@ -49,7 +49,7 @@ def tell_plan() -> int:
     where = {"device_spec": flags.FLAGS.devices, "init_from": flags.FLAGS.init_from}
     explained = plan.explain(launch.call(Recipe), console, **where)
     console.header(explained.rows)
-    for line in ("", *plan.LEGEND, "", *explained.table):
+    for line in ("", *plan.LEGEND, "", *explained.table, *explained.scaling):
         console.say(line)
     return 0
 

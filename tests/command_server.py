@@ -2,7 +2,7 @@
 
 Each fork is a process of its own: its devices, signals and exit status are those of `python scripts/SCRIPT.py`.
 Takes one JSON request a line, answers with one JSON line:
-{"start": "train", "arguments": [...], "environment": {...}, "output": path} -> its pid;
+{"start": "train", "arguments": [...], "environment": {...}, "output": path, "folder": where or null} -> its pid;
 {"wait": pid, "seconds": limit} -> its exit status.
 """
 
@@ -15,10 +15,12 @@ import time
 import traceback
 
 
-def become(script: str, arguments: list[str], environment: dict[str, str], output: str) -> None:
+def become(script: str, arguments: list[str], environment: dict[str, str], output: str, folder: str | None) -> None:
     """Ends the process with the status of the command; both its streams go to `output`."""
     os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 1)
     os.dup2(1, 2)
+    if folder:
+        os.chdir(folder)
     os.environ.update(environment)
     sys.argv = [f"{script}.py", *arguments]
     status = 1
@@ -47,7 +49,7 @@ def wait(pid: int, seconds: float) -> int:
 
 
 def serve() -> None:
-    for script in ("train", "launch", "check_devices", "evaluate", "audit", "predict", "preview", "export"):
+    for script in ("train", "launch", "check_devices", "evaluate", "audit", "predict", "preview", "export", "report"):
         importlib.import_module(f"scripts.{script}")
     for line in sys.stdin:
         request = json.loads(line)
@@ -56,7 +58,8 @@ def serve() -> None:
         else:
             answer = os.fork()
             if not answer:
-                become(request["start"], request["arguments"], request.get("environment", {}), request["output"])
+                told = (request.get("environment", {}), request["output"], request.get("folder"))
+                become(request["start"], request["arguments"], *told)
         print(json.dumps(answer), flush=True)
 
 

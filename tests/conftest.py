@@ -86,26 +86,27 @@ def photos(tmp_path) -> Callable:
 class Command:
     """One of the project's commands as a process of its own."""
 
-    def __init__(self, ask: Callable, output: Path, script: str, arguments: list[str], environment: dict[str, str]):
+    def __init__(self, ask: Callable, output: Path, script: str, arguments: list[str], **about):
         self._ask, self._output = ask, output
-        self.pid = ask(start=script, arguments=arguments, environment=environment, output=str(output))
+        self.pid = ask(start=script, arguments=arguments, output=str(output), **about)
 
     @property
     def printed(self) -> str:
         return self._output.read_text()
 
-    def end(self, number: int | None = None) -> int:
-        """Its exit status, after a signal if one is given."""
+    def end(self, number: int | None = None, *, within: float = SECONDS) -> int:
+        """Its exit status, after a signal if one is given; what takes longer than so many seconds is killed."""
         if number is not None:
             os.kill(self.pid, signal.Signals(number))
-        return self._ask(wait=self.pid, seconds=SECONDS)
+        return self._ask(wait=self.pid, seconds=within)
 
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
     """`command("train", "--workdir=...")` starts scripts/train.py, see `command_server.py`.
 
-    `environment=` are variables that it has beside those of the tests.
+    `environment=` are variables that it has beside those of the tests, `output=` is where it prints, a file or a
+    terminal, `folder=` where it is started.
     """
     outputs = tmp_path_factory.mktemp("outputs")
     server = subprocess.Popen(
@@ -121,10 +122,18 @@ def command(tmp_path_factory) -> Iterator[Callable[..., Command]]:
 
     started = []
 
-    def start(script: str, *arguments: str, environment: dict[str, str] | None = None) -> Command:
-        output = outputs / f"{len(started)}.txt"
-        output.touch()
-        started.append(Command(ask, output, script, list(arguments), environment or {}))
+    def start(
+        script: str,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        output: Path | None = None,
+        folder: Path | None = None,
+    ) -> Command:
+        if output is None:
+            output = outputs / f"{len(started)}.txt"
+            output.touch()
+        about = {"environment": environment or {}, "folder": folder and str(folder)}
+        started.append(Command(ask, output, script, list(arguments), **about))
         return started[-1]
 
     yield start

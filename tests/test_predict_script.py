@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.predict import _sentence
 from trainer.models.network import model
 
 TESTS = Path(__file__).resolve().parent
@@ -107,7 +106,7 @@ def test_nothing_that_decodes_is_an_error_and_leaves_earlier_predictions(predict
     ("arguments", "told"),
     [
         ([], "no image is named"),
-        (["{moved}", "--output={tmp}/found.txt"], ".csv or .jsonl"),
+        (["{moved}", "--output={tmp}/found.txt"], ".csv, .jsonl or .parquet"),
         (["{moved}", "--output={tmp}/nowhere/found.csv"], "--output"),
         (["{moved}", "--output={tmp}/folder.csv"], "is a folder"),
         (["{moved}", "--checkpoint=3"], "no checkpoint '3'"),
@@ -128,18 +127,3 @@ def test_wrong_input_is_said_in_one_message(predict, folder, tmp_path, arguments
     status, printed = predict(*(argument.format(**places) for argument in arguments))
     assert status == 2 and told in printed and printed.count("error: ") == 1 and "Traceback" not in printed
     assert sorted(tmp_path.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("row", "told"),
-    [
-        ({"class": "cat", "probability": 0.75}, "cat 0.7500"),
-        ({"class": "cat", "probability": 0.75, "class_2": "dog", "probability_2": 0.25}, "cat 0.7500, dog 0.2500"),
-        ({"class": "yes", "probability_yes": 0.9}, "yes, yes 0.9000"),
-        ({"class": ["cat", "dog"], "probability_cat": 0.9, "probability_dog": 0.6}, "cat;dog, cat 0.9000, dog 0.6000"),
-        ({"class": [], "probability_cat": 0.1}, "no class, cat 0.1000"),
-        ({"value_class_size": -1.5}, "class_size -1.5000"),
-    ],
-)
-def test_a_prediction_of_every_task_is_told_in_a_line(row, told):
-    assert _sentence({"name": "a.png", **row}) == f"a.png: {told}"

@@ -52,5 +52,9 @@ def share(batch: int, replicas: int, *, accumulation: int = 1, pairs: bool = Fal
 
 def share_of(recipe: Recipe, replicas: int) -> Share:
     """That of a recipe, see `share`."""
-    pairs = any(training_policy(recipe, stage).mixes for stage in recipe.stages)
-    return share(recipe.batch_size, replicas, accumulation=recipe.accumulation, pairs=pairs)
+    return share(recipe.batch_size, replicas, accumulation=recipe.accumulation, pairs=mixes(recipe))
+
+
+def mixes(recipe: Recipe) -> bool:
+    """Whether a stage mixes pairs of examples."""
+    return any(training_policy(recipe, stage).mixes for stage in recipe.stages)

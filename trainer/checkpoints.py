@@ -56,8 +56,8 @@ class Checkpoints:
         self._folder, self._keep, self._session, self._cluster = folder, keep, session, cluster
         self._groups = {group: dict(named) for group, named in groups.items()}
         self._checkpoint = tf.train.Checkpoint(**self._groups)
-        # Copies of the variables in memory of the host: what is written while training goes on.
-        self._shadows: dict[str, dict[str, tf.Variable]] | None = None
+        # What the variables were in memory of the host: this is written while training goes on.
+        self._shadows: dict[str, dict[str, _Shadow]] | None = None
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint", initializer=_stand_back)
         self._under_way: tuple[int, Future] | None = None
         if not cluster.is_chief:
@@ -143,15 +143,12 @@ class Checkpoints:
 
     def _copy(self) -> None:
         if self._shadows is None:
-            with tf.device("CPU:0"):
-                self._shadows = {
-                    group: {name: tf.Variable(tf.zeros(each.shape, each.dtype)) for name, each in named.items()}
-                    for group, named in self._groups.items()
-                }
+            self._shadows = {group: {name: _Shadow() for name in named} for group, named in self._groups.items()}
             self._manager = self._manage(tf.train.Checkpoint(**self._shadows))
+        # On a CPU nothing is copied here: an update of a variable whose value is held writes to memory of its own.
         for group, named in self._groups.items():
             for name, variable in named.items():
-                self._shadows[group][name].assign(variable.read_value())
+                self._shadows[group][name].value = _on_host(variable)
 
     def _manage(self, checkpoint: tf.train.Checkpoint) -> tf.train.CheckpointManager:
         _write_state(self._folder)
@@ -178,6 +175,10 @@ class Checkpoints:
                 remove(self._folder, step)
             shutil.rmtree(self._folder / f"ckpt-{step}_temp", ignore_errors=True)
             raise
+        finally:
+            for named in self._shadows.values():
+                for shadow in named.values():
+                    shadow.value = None
         for path in self._folder.glob(f"ckpt-*{manifest.SUFFIX}"):
             if not path.with_name(path.name.replace(manifest.SUFFIX, ".index")).exists():
                 path.unlink()
@@ -272,6 +273,26 @@ class Checkpoints:
         there = [place for place in places if (place / f"ckpt-{step}.index").exists()]
         whole = (place for place in there if not verify or damage(place / f"ckpt-{step}") is None)
         return next(whole, None)
+
+
+class _Shadow(tf.__internal__.tracking.Trackable):
+    """A value that is saved as that of a variable is; a variable takes several times as long to look at and to save."""
+
+    def __init__(self):
+        self.value: tf.Tensor | None = None
+
+    def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
+        return {"VARIABLE_VALUE": self.value}
+
+
+def _on_host(variable: tf.Variable) -> tf.Tensor:
+    """The value of a variable, of its first replica; past all that a strategy does about a read, which takes longer."""
+    first = getattr(variable, "values", (variable,))[0]
+    value = tf.raw_ops.ReadVariableOp(resource=first.handle, dtype=first.dtype)
+    if value.device.endswith("CPU:0"):
+        return value
+    with tf.device("CPU:0"):
+        return tf.identity(value)
 
 
 def _stand_back() -> None:

@@ -1,20 +1,29 @@
 """From `--devices` to a `tf.distribute` strategy."""
 
 import contextlib
+import ctypes
+import os
 import re
 
 import tensorflow as tf
 
 from data.errors import UserError
+from trainer import reduction
 from trainer.cluster import START_WITHIN, Members, mirrored
 from trainer.quiet import stderr_aside
 
 # Of a number of logical CPUs; TensorFlow would try to make any number.
 DIGITS = 3
+# What mallopt(3) is told: the option by its number in malloc.h, and bytes.
+HELD_MEMORY = {"M_MMAP_THRESHOLD": (-3, 2**30), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**28)}
+# Batches that `distribute_datasets_from_function` has lying on each device before they are asked for.
+AHEAD = 1
+# Each GPU has threads of its own that start its kernels: the input pipeline, busy on all others, does not delay them.
+GPU_THREADS = {"TF_GPU_THREAD_MODE": "gpu_private", "TF_GPU_THREAD_COUNT": "2"}
 
 
 def set_up(
-    devices: str, members: Members | None = None, *, within: float = START_WITHIN
+    devices: str, members: Members | None = None, *, within: float = START_WITHIN, reduce_by: str = "auto"
 ) -> tf.distribute.MirroredStrategy | tf.distribute.MultiWorkerMirroredStrategy:
     """Configures the devices of this process and mirrors over them. Call it once, before TensorFlow uses a device.
 
@@ -22,9 +31,10 @@ def set_up(
         devices: `auto` (all GPUs, else the CPU), `cpu`, `cpu:4` (four logical CPUs), `gpu` (all), `gpu:0,1`.
         members: the workers to mirror over together, each with as many devices; None: this process alone.
         within: seconds that the others have to join.
+        reduce_by: how gradients are added up, one of `trainer.reduction.REDUCTIONS`.
 
     Raises:
-        UserError: malformed, or devices that are not there.
+        UserError: malformed, devices that are not there, or on which gradients cannot be added up so.
     """
     match = re.fullmatch(r"(auto|cpu|gpu)(?::([\d,]+))?", devices)
     kind, detail = match.groups() if match else (None, None)
@@ -36,6 +46,7 @@ def set_up(
             expected="auto, cpu, cpu:N (N logical CPUs), gpu, or gpu:0,1",
             do="--devices=auto",
         )
+    _hold_memory()
     # Looking for a driver where there is none prints an error, which for a CPU is none.
     with contextlib.nullcontext() if kind == "gpu" else stderr_aside():
         gpus = tf.config.list_physical_devices("GPU")
@@ -49,12 +60,14 @@ def set_up(
     if kind == "gpu" or (kind == "auto" and gpus):
         count = _choose_gpus(gpus, detail, devices)
         if members is None:
-            return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(count)])
-        return mirrored(members, gpus=count, within=within)
+            across = reduction.across(reduce_by, kind="gpu", replicas=count)
+            return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(count)], cross_device_ops=across)
+        communication = reduction.communication(reduce_by, kind="gpu")
+        return mirrored(members, gpus=count, within=within, communication=communication)
     count = int(detail or 1)
     if members is None:
         with stderr_aside():
-            return _mirror_cpus(count)
+            return _mirror_cpus(count, reduce_by)
     if count > 1:
         raise UserError(
             f"--devices={devices} with {len(members.addresses)} workers",
@@ -63,7 +76,20 @@ def set_up(
             do="--devices=cpu and more workers, or --devices=gpu",
         )
     tf.config.set_visible_devices([], "GPU")
-    return mirrored(members, within=within)
+    return mirrored(members, within=within, communication=reduction.communication(reduce_by, kind="cpu"))
+
+
+def _hold_memory() -> None:
+    """Lets the process hold on to memory that it has freed.
+
+    TensorFlow allocates the activations of every step anew. The C library would give large ones back to the kernel each
+    time and take them again page by page, which on a CPU can be a quarter of a step. Elsewhere than on Linux with glibc
+    everything stays as it is.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option, value in HELD_MEMORY.values():
+        if mallopt is not None:
+            mallopt(option, value)
 
 
 def _choose_gpus(gpus: list, detail: str | None, devices: str) -> int:
@@ -79,10 +105,28 @@ def _choose_gpus(gpus: list, detail: str | None, devices: str) -> int:
     tf.config.set_visible_devices(chosen, "GPU")
     for gpu in chosen:
         tf.config.experimental.set_memory_growth(gpu, True)
+    # Read when TensorFlow first uses a GPU.
+    for name, value in GPU_THREADS.items():
+        os.environ.setdefault(name, value)
     return len(chosen)
 
 
-def _mirror_cpus(count: int) -> tf.distribute.MirroredStrategy:
+def in_effect(strategy: tf.distribute.Strategy, *, pack: int | None = None) -> dict[str, object]:
+    """What TensorFlow has made of the wishes: for environment.json and the header of a run.
+
+    Args:
+        pack: bytes of gradients that are added up at once; None: all.
+    """
+    gpu = "GPU" in strategy.extended.worker_devices[0]
+    threads = {name: os.environ.get(name) for name in GPU_THREADS} if gpu else {}
+    return {
+        "reduction": reduction.in_effect(strategy, pack=pack),
+        "gpu_threads": f"{threads['TF_GPU_THREAD_COUNT']} a GPU, {threads['TF_GPU_THREAD_MODE']}" if gpu else None,
+        "batches_ahead": AHEAD,
+    }
+
+
+def _mirror_cpus(count: int, reduce_by: str) -> tf.distribute.MirroredStrategy:
     if count < 1:
         raise UserError("--devices=cpu:0", where="command line", expected="at least one CPU", do="--devices=cpu")
     tf.config.set_visible_devices([], "GPU")
@@ -91,5 +135,5 @@ def _mirror_cpus(count: int) -> tf.distribute.MirroredStrategy:
     if count > len(configured or [None]):
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     names = [f"CPU:{index}" for index in range(count)]
-    # TensorFlow's default reduction confuses the collectives of a second strategy on logical CPUs.
-    return tf.distribute.MirroredStrategy(names, cross_device_ops=tf.distribute.ReductionToOneDevice())
+    across = reduction.across(reduce_by, kind="cpu", replicas=count)
+    return tf.distribute.MirroredStrategy(names, cross_device_ops=across)

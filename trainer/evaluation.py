@@ -15,6 +15,7 @@ from trainer import metrics
 from trainer.cluster import lane
 from trainer.losses import Loss
 from trainer.models.network import Network
+from trainer.outcomes import Outcomes
 from trainer.recipe import Recipe
 from trainer.rendering import evaluation_policy, rendering
 from trainer.step import evaluation_window
@@ -55,6 +56,7 @@ class Evaluator:
         examples: Examples,
         *,
         found: tuple[Iterator, int] | None = None,
+        into: Outcomes | None = None,
         stopping: Callable[[], object] = lambda: None,
         report: Callable[[int], None] = lambda done: None,
     ) -> dict[str, np.ndarray] | None:
@@ -62,6 +64,7 @@ class Evaluator:
 
         Args:
             found: the batches of every replica and how many steps they are; None: of the images.
+            into: takes what is said of each example.
 
         Raises:
             UserError: no example counts.
@@ -71,7 +74,10 @@ class Evaluator:
         for done in range(0, steps, WINDOW):
             if stopping():
                 return None
-            totals = metrics.add(totals, self._window(found, tf.constant(min(WINDOW, steps - done))))
+            sums, told = self._window(found, tf.constant(min(WINDOW, steps - done)))
+            totals = metrics.add(totals, sums)
+            if into is not None:
+                into.take({name: column.numpy() for name, column in told.items()})
             report(len(examples) * min(steps, done + WINDOW) // steps)
         if not totals["weight"] > 0:
             raise UserError(

@@ -1,14 +1,21 @@
 """What a run says when its numerics or its memory give out."""
 
+import re
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from data.errors import RunFailure
+from trainer.batches import mixes, share_of
 from trainer.guard import NOT_FINITE, SPIKE, WEIGHTS, Fault
+from trainer.recipe import Recipe
 
 # Images of a batch that a message names; the events of metrics.jsonl name all.
 NAMED = 8
+# What the driver, cuDNN, cuBLAS, and copies to a GPU say where its memory ends, in errors of other kinds.
+_NO_MEMORY = re.compile(
+    r"OOM when|out.of.memory|ALLOC_FAILED|failed to allocate|Dst tensor is not initialized", re.IGNORECASE
+)
 
 
 def of_step(
@@ -96,13 +103,60 @@ def of_evaluation(step: int, split: str, *, where: str, last: str) -> RunFailure
     )
 
 
-def of_tensorflow(error: tf.errors.OpError, *, where: str, batch: int, last: str) -> Exception:
-    """What to raise for an error of TensorFlow: memory that gave out is told, all else is a bug."""
-    if not isinstance(error, tf.errors.ResourceExhaustedError):
-        return error
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of TensorFlow says that the memory of a device or of the host gave out."""
+    text = str(error)
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return "No space left" not in text
+    return isinstance(error, tf.errors.OpError) and _NO_MEMORY.search(text) is not None
+
+
+def of_memory(error: tf.errors.OpError) -> RunFailure:
+    """Memory that gave out in a command that trains nothing."""
     return RunFailure(
-        f"out of memory: {str(error).splitlines()[0]}",
-        where=f"{where}, global batch {batch}; last good checkpoint: {last}",
-        expected="a batch that fits the device",
-        do=f"in a new --workdir: --gin_param='batch_size = {max(1, batch // 2)}'",
+        f"out of memory: {_what_did_not_fit(error)}",
+        where="the images that are looked at in one go",
+        expected="a batch that fits the devices",
+        do="fewer of them: --gin_param='train.evaluation_batch_size = 8', or half of what the recipe has",
     )
+
+
+def of_tensorflow(
+    error: tf.errors.OpError, *, where: str, recipe: Recipe, replicas: int, last: str, evaluates: bool = False
+) -> Exception:
+    """What to raise for an error of TensorFlow: memory that gave out is told, with a batch to try; all else is a bug.
+
+    Args:
+        replicas: over all workers.
+        last: the last good checkpoint.
+        evaluates: whether batches of an evaluation did not fit.
+    """
+    if not is_out_of_memory(error):
+        return error
+    batch = (recipe.evaluation_batch_size or recipe.batch_size) if evaluates else recipe.batch_size
+    share = share_of(recipe, replicas)
+    least = 1 if evaluates else recipe.batch_size // share.examples * (2 if mixes(recipe) else 1)
+    half = batch // 2 // least * least
+    ways = []
+    if half and evaluates:
+        ways.append(f"run it again with --gin_param='train.evaluation_batch_size = {half}'")
+    elif half:
+        ways.append(f"in a new --workdir: --gin_param='batch_size = {half}'")
+    if not evaluates and share.parts < share.examples:
+        ways.append(
+            "or go on here, each batch in more parts: --allow_change=train.accumulation "
+            f"--gin_param='train.accumulation = {2 * share.parts}'"
+        )
+    kind = "evaluation batch" if evaluates else "global batch"
+    return RunFailure(
+        f"out of memory: {_what_did_not_fit(error)}",
+        where=f"{where}, {kind} {batch} on {replicas} replica{'s' * (replicas > 1)}; last good checkpoint: {last}",
+        expected="a batch that fits the devices",
+        do="; ".join(ways) or "use smaller images (image_size), a smaller backbone, or devices with more memory",
+    )
+
+
+def _what_did_not_fit(error: tf.errors.OpError) -> str:
+    """The line that says so: errors of a compiled function begin with where it was called."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if _NO_MEMORY.search(line)), lines[0] if lines else type(error).__name__)

@@ -12,19 +12,21 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from trainer import replaced
-from trainer.quiet import stderr_aside
+from trainer import quiet, replaced
 
-# TensorFlow's log would tear the progress display: the setting is read when it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-with stderr_aside():
+# Its warnings are kept in the log of a session; the setting is read when TensorFlow is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+with quiet.stderr_aside():
     import tensorflow
 
 import gin
 from absl import app, flags, logging
 from gin import config_parser
+from rich.console import Console
+from rich.text import Text
 
 from data.errors import DISK_FULL, RunFailure, UserError
+from trainer.reports import live
 
 # Pillow's, on odd metadata: what matters of an image is told by name, see `data.inspection`.
 warnings.filterwarnings("ignore", module="PIL")
@@ -51,6 +53,12 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("gin_file", [], "Recipe; may be given several times, later ones win.")
     flags.DEFINE_multi_string("gin_param", [], 'One gin binding, for example "epochs = 5"; beats every file.')
     flags.DEFINE_string("devices", "auto", "auto, cpu, cpu:N (N logical CPUs), gpu, or gpu:0,1.")
+    flags.DEFINE_bool("quiet", False, "Prints warnings, errors and results only: no header, no progress.")
+
+
+def is_quiet() -> bool:
+    """Whether --quiet was given; without a command line it was not."""
+    return flags.FLAGS.is_parsed() and "quiet" in flags.FLAGS and flags.FLAGS.quiet
 
 
 def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
@@ -59,9 +67,7 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
     Args:
         positional: whether `main` takes the list of arguments that belong to no flag; otherwise they are refused.
     """
-
-    # Between parsing and main, absl calls back into TensorFlow, which looks for GPU drivers and says so.
-    chatter = contextlib.ExitStack()
+    quiet.divert()
 
     def parse(argv: Sequence[str]) -> list[str]:
         if {"--help", "-help", "-h"} & set(argv):
@@ -75,26 +81,25 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
                 UserError(str(error), where="command line", expected="flags as --help lists them", do="--help")
             )
             sys.exit(UserError.exit_status)
-        chatter.enter_context(stderr_aside())
         return positional
 
     def guarded(argv: Sequence[str]) -> int:
-        chatter.close()
         # Until the loop listens itself.
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.default_int_handler)
         logging.set_verbosity(logging.WARNING)
         try:
-            if positional:
-                return main(argv[1:]) or 0
-            if len(argv) > 1:
-                raise UserError(
-                    f"arguments that belong to no flag: {' '.join(argv[1:])}",
-                    where="command line",
-                    expected="flags only",
-                    do='quote values with blanks: --gin_param="epochs = 5"',
-                )
-            return main() or 0
+            with live.taken_away():
+                if positional:
+                    return main(argv[1:]) or 0
+                if len(argv) > 1:
+                    raise UserError(
+                        f"arguments that belong to no flag: {' '.join(argv[1:])}",
+                        where="command line",
+                        expected="flags only",
+                        do='quote values with blanks: --gin_param="epochs = 5"',
+                    )
+                return main() or 0
         except UserError as error:
             _print_error(error)
             return error.exit_status
@@ -106,8 +111,15 @@ def run(main: Callable[..., int | None], *, positional: bool = False) -> None:
             print("interrupted before there was anything new to save; the same command starts again", file=sys.stderr)
             return STOPPED
         except Exception as error:
+            # They know the recipe, and it knows this module.
+            from trainer import failures
+
+            if failures.is_out_of_memory(error):
+                _print_error(failures.of_memory(error))
+                return RunFailure.exit_status
             full = error if isinstance(error, OSError) and error.errno in DISK_FULL else _full_disk()
             if full is None:
+                quiet.tell()
                 raise
             _print_error(
                 RunFailure(
@@ -156,7 +168,12 @@ def _print_help(main: Callable) -> None:
 
 def _print_error(error: UserError) -> None:
     sys.stdout.flush()
-    print(f"error: {UserError.__str__(error)}", file=sys.stderr, flush=True)
+    told = Text(f"error: {UserError.__str__(error)}")
+    told.highlight_regex(r"\Aerror:", "bold red")
+    told.highlight_regex(r"(?m)^  (?:where|expected|do):", "cyan")
+    # Colours on a terminal only, and none where NO_COLOR is set.
+    Console(file=sys.stderr, soft_wrap=True, highlight=False).print(told)
+    sys.stderr.flush()
 
 
 def required(name: str) -> str:
@@ -375,6 +392,18 @@ def settings(config: str, *, where: str = "config.gin") -> dict[str, str]:
 class _Literal(str):
     def __repr__(self) -> str:
         return str(self)
+
+
+def defaults(names: Collection[str]) -> dict[str, str]:
+    """Those of `settings` that have a default which can be written down, with it, as written there."""
+    found = {}
+    for name in names:
+        selector, _, parameter = name.split("/")[-1].rpartition(".")
+        configurable = gin.config._REGISTRY.get_match(selector) if selector else None
+        known = inspect.signature(configurable.wrapped).parameters if configurable else {}
+        if parameter in known and isinstance(known[parameter].default, (str, int, float, tuple, type(None))):
+            found[name] = repr(known[parameter].default)
+    return found
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -26,8 +26,9 @@ from trainer.signals import SIGNALS
 GRACE = 15.0
 # Seconds between two looks at them, and lines of each that are remembered.
 LOOK, REMEMBERED = 0.05, 40
-# When one worker ends, TensorFlow prints what it says in its errors anyway.
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+# When one worker ends, TensorFlow prints what it says in its errors anyway. And what a worker prints is read by us, not
+# by a terminal, whatever FORCE_COLOR says.
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TTY_COMPATIBLE": "0"}
 # What is no failure, and what would only fail again.
 DONE = (0, STOPPED)
 FINAL = (UserError.exit_status, RunFailure.exit_status)

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.examples import SPLITS, Examples
 from data.splits import TRAIN, VALIDATION
-from trainer import data_setup, devices, features, launch, listing, losses, rendering
+from trainer import choosing, data_setup, devices, features, launch, listing, losses, rendering, scaling_plan
 from trainer.batches import Share, share_of
 from trainer.models import freeze
 from trainer.models.freeze import Trainable
@@ -38,27 +38,34 @@ class Explained:
     Attributes:
         rows: name and value, of the whole run and then of each stage.
         table: lines of equal columns, the heading first.
+        scaling: lines of the tables of `plan.scaling`; none where it is None.
     """
 
     rows: list[tuple[str, str]]
     table: list[str]
+    scaling: list[str] = dataclasses.field(default_factory=list)
 
 
 def explain(recipe: Recipe, console: Console, *, device_spec: str, init_from: str | None = None) -> Explained:
-    """Lists the source and builds the model with random weights. Looks into no image and writes nothing.
+    """Lists the source and builds the model with random weights. Writes nothing.
+
+    It looks into images, and measures steps, only where `plan.scaling` leaves something to be probed.
 
     Args:
         device_spec: as `--devices` gives it.
         init_from: whose weights a session would begin with, to be named; None: those of the recipe.
 
     Raises:
-        UserError: what a start would refuse of recipe, source and model; images and weights are not looked at.
+        UserError: what a start would refuse of recipe, source and model; images and weights are not looked at. What
+            is to be probed and cannot be.
     """
-    strategy = devices.set_up(device_spec)
+    asked = launch.call(scaling_plan.wanted)
+    strategy = devices.set_up(device_spec, reduce_by=recipe.reduction)
+    recipe, open_choices = choosing.assumed(recipe, strategy)
     share = share_of(recipe, strategy.num_replicas_in_sync)
     features.check(recipe)
     launch.call(rendering.check, recipe, recipe.stages)
-    examples, split, _ = listing.table(recipe, console)
+    examples, split, stream = listing.table(recipe, console)
     _, order = data_setup.training_part(recipe, examples.take(split == TRAIN))
     size = {"examples": order.epoch_length, "batch": recipe.batch_size}
     run = plan(recipe.stages, **size, rate_factor=recipe.rate_factor)
@@ -66,14 +73,21 @@ def explain(recipe: Recipe, console: Console, *, device_spec: str, init_from: st
     launch.call(recipe.optimizer.make)
     loss = launch.call(partial(losses.chosen, outputs=examples.outputs), recipe.loss, examples.task)
     launch.check_consumed()
-    aim = {"task": examples.task, "loss": loss}
-    state = TrainingState(recipe, run, strategy=strategy, outputs=examples.outputs, load=False, **aim)
+    aim = {"task": examples.task, "loss": loss, "outputs": examples.outputs, "load": False}
+    state = TrainingState(recipe, run, strategy=strategy, **aim)
     about = {"share": share, "weights": init_from or recipe.model.pretrained}
-    rows = _of_run(recipe, examples, split, run, state.network, **about)
+    rows = _of_run(recipe, examples, split, run, state.network, **about) + open_choices
     for number, planned in enumerate(run.stages, 1):
         rows += _of_stage(recipe, run, planned, number, state)
     trainables = [state.trainable[planned.stage.name] for planned in run.stages]
-    return Explained(rows=rows, table=_table(recipe, state.network, trainables))
+    lines: list[str] = []
+    if asked is not None:
+        blank = stream is not None and examples.store is None
+        images = None if blank else examples.take(split == TRAIN)
+        how = {"strategy": strategy, "build": lambda other: TrainingState(recipe, run, strategy=other, **aim)}
+        told, lines = scaling_plan.told(asked, recipe, state, images, say=console.say, **how)
+        rows += told
+    return Explained(rows=rows, table=_table(recipe, state.network, trainables), scaling=lines)
 
 
 def _of_run(

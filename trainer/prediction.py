@@ -1,8 +1,10 @@
 """What a network says of images nobody has labelled, seen exactly as an evaluation sees them."""
 
 import dataclasses
+import glob
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -21,11 +23,14 @@ from trainer import data_setup, evaluation
 from trainer.models.network import Network
 from trainer.recipe import Recipe
 from trainer.rendering import evaluation_policy, rendering
+from trainer.reports.console import Console
 from trainer.step import predictions
 from trainer.workdir import Workdir
 
-NOT_FINITE = "the network gives numbers that are not finite"
 GONE = "could be read at first and cannot any more"
+# In place of a path: paths are read from standard input, a line each.
+STANDARD_INPUT = "-"
+LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,24 @@ class Meaning:
     def outputs(self) -> int:
         """Outputs of the network."""
         return 1 if self.task == "binary" else len(self.names)
+
+
+def given(paths: Sequence[str]) -> list[str]:
+    """Paths as a command line names them: patterns (`photos/**/*.jpg`) opened, `-` replaced by standard input.
+
+    Standard input holds a path a line, or with a zero byte behind each, as `find -print0` writes them. A pattern that
+    matches nothing, or that is the name of a file, stays as it is.
+    """
+    found = []
+    for path in paths:
+        if path == STANDARD_INPUT:
+            lines = sys.stdin.buffer.read()
+            lines = lines.split(b"\0") if b"\0" in lines else lines.splitlines()
+            found += [os.fsdecode(line) for line in lines if line]
+        else:
+            pattern = not os.path.lexists(path) and glob.has_magic(path)
+            found += (glob.glob(path, recursive=True) if pattern else []) or [path]
+    return found
 
 
 def listed(paths: Sequence[str]) -> dict[str, str]:
@@ -138,6 +161,28 @@ def looked_at(
     return Frozen(kept, np.full(len(kept), TEST, np.int8), seen.take(good), decoding), reasons
 
 
+def tell_bad(images: dict[str, str], console: Console) -> None:
+    """A sentence on each image that has no prediction.
+
+    Args:
+        images: name -> why it has none.
+
+    Raises:
+        UserError: none has one.
+    """
+    bad = [f"{name}: {reason}" for name, reason in images.items() if reason]
+    if len(bad) == len(images):
+        more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+        raise UserError(
+            f"none of {len(bad)} images decodes: {printable('; '.join(bad[:LISTED]))}{more}",
+            where="command line",
+            expected="JPEG, PNG, WebP, BMP or GIF files that are whole, or folders of them",
+            do="correct the paths, or mend the files",
+        )
+    for told in bad:
+        console.say(f"no prediction for {told}", style="yellow")
+
+
 def predict(
     recipe: Recipe, network: Network, examples: Examples, view: View, *, strategy: tf.distribute.Strategy, task: str
 ) -> Iterator[tuple[np.ndarray, bool]]:
@@ -162,84 +207,3 @@ def predict(
         logits, broken = (np.concatenate([part.numpy() for part in parts])[:left] for parts in results)
         yield from zip(logits, broken.tolist(), strict=True)
         left -= len(logits)
-
-
-class Answers:
-    """Logits as a row of a table for people.
-
-    single_label: class, probability, class_2, probability_2, ...: the most probable ones.
-    binary: class, probability_NAME of the class of 1.
-    multi_label: class, a list of those above the threshold; probability_NAME of each.
-    regression: value_NAME of each.
-    And of all `name`, of the image, and `reason`, why it has no prediction.
-
-    Args:
-        top_k: classes of a single label; None: 1.
-        threshold: the probability above which a class counts as predicted, binary and multi_label; None: 0.5, the
-            decision that an evaluation counts.
-
-    Raises:
-        UserError: either is out of its range, or not of this task.
-    """
-
-    def __init__(self, meaning: Meaning, *, top_k: int | None = None, threshold: float | None = None):
-        self._task, self._names = meaning.task, [printable(name) for name in meaning.names]
-        self._top_k = 1 if top_k is None else top_k
-        self._threshold = 0.5 if threshold is None else threshold
-        most, decides = len(self._names), self._task in ("binary", "multi_label")
-        single = self._task == "single_label"
-        _expect("top_k", top_k, top_k is None or (single and 1 <= top_k <= most), f"1 to {most}", single, self._task)
-        within = threshold is None or (decides and 0 <= threshold <= 1)
-        _expect("threshold", threshold, within, "a probability, 0 to 1", decides, self._task)
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of all, in their order."""
-        answer = self.row(np.zeros(1 if self._task == "binary" else len(self._names), np.float32))
-        return ["name", *(name for name in answer if name != "reason"), "reason"]
-
-    def row(self, logits: np.ndarray) -> dict[str, object]:
-        """The columns that have a value, but for the name; [K] float32 logits."""
-        if not np.isfinite(logits).all():
-            return {"reason": NOT_FINITE}
-        if self._task == "regression":
-            return {f"value_{name}": short(value) for name, value in zip(self._names, logits, strict=True)}
-        if self._task == "single_label":
-            probabilities, answer = softmax(logits), {}
-            for place, index in enumerate(np.argsort(-logits, kind="stable")[: self._top_k], start=1):
-                which = "" if place == 1 else f"_{place}"
-                answer |= {f"class{which}": self._names[index], f"probability{which}": short(probabilities[index])}
-            return answer
-        probabilities = [short(probability) for probability in sigmoid(logits)]
-        with np.errstate(divide="ignore"):
-            above = logits > np.log(self._threshold) - np.log1p(-self._threshold)
-        if self._task == "binary":
-            return {"class": self._names[int(above[0])], f"probability_{self._names[1]}": probabilities[0]}
-        named = {f"probability_{name}": value for name, value in zip(self._names, probabilities, strict=True)}
-        return {"class": [self._names[index] for index in np.flatnonzero(above)], **named}
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """[K] -> [K] float64."""
-    shares = np.exp(logits.astype(np.float64) - logits.max())
-    return shares / shares.sum()
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """[K] -> [K] float64."""
-    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
-
-
-def short(value: float) -> float:
-    """The shortest number that float32 tells from all others."""
-    return float(str(np.float32(value)))
-
-
-def _expect(flag: str, value: object, holds: bool, expected: str, known: bool, task: str) -> None:
-    if not holds:
-        raise UserError(
-            f"--{flag}={value}",
-            where="command line",
-            expected=expected if known else f"no --{flag} for the task {task}",
-            do="correct it" if known else "leave it out",
-        )

@@ -91,11 +91,12 @@ class _Ranges:
         self.own.add(linear(shown.pixels, self._colour))
 
 
-def make(recipe: Recipe, material: Material, *, split: str) -> Preview:
+def make(recipe: Recipe, material: Material, *, split: str, magnitudes: bool = True) -> Preview:
     """Renders all pictures.
 
     Args:
         split: of the examples shown.
+        magnitudes: whether each operation is shown alone as well.
     """
     policy = rendering.training_policy(recipe, material.stage.stage)
     augmenting, backbone = material.policy, recipe.model.backbone
@@ -107,7 +108,7 @@ def make(recipe: Recipe, material: Material, *, split: str) -> Preview:
         for row, seen, shown in zip(material.shown, views, draws, strict=True)
     ]
     by_magnitude, alone = [], {}
-    for operation in augmenting.operations:
+    for operation in augmenting.operations if magnitudes else ():
         spread = alone.setdefault(operation.name, Spread())
         by_magnitude += _magnitudes(recipe, material, operation, spread)
     ranges = drawn if any(draws) else plain

@@ -85,6 +85,7 @@ def material(
     stage: str | None,
     split: str,
     replicas: int,
+    frozen: Frozen | None = None,
 ) -> Iterator[Material]:
     """Finds the examples and looks at them alone. Without a session nothing is written.
 
@@ -93,11 +94,12 @@ def material(
         wanted: names or paths of examples, or how many, as text.
         draws: positions of each.
         stage: name of one; None: the first that augments.
+        frozen: the table of a session that is open; None: it is found.
 
     Raises:
         UserError: no such example, stage or split, more pictures than a page holds, or images that do not decode.
     """
-    found = _table(recipe, session, console)
+    found = _of(frozen) if frozen is not None else _table(recipe, session, console)
     examples, in_train = found.examples, np.flatnonzero(found.split == TRAIN)
     _, order = data_setup.training_part(recipe, examples.take(in_train))
     run = plan(recipe.stages, examples=order.epoch_length, batch=recipe.batch_size)
@@ -152,10 +154,13 @@ def material(
 
 def _table(recipe: Recipe, session: Workdir | None, console: Console) -> _Found:
     if session is not None:
-        frozen = data_setup.open_data(recipe, session, console, resuming=True)
-        return _Found(frozen.examples, frozen.split, frozen.inspection, frozen.decoding)
+        return _of(data_setup.open_data(recipe, session, console, resuming=True))
     source, split, stream = listing.table(recipe, console)
     return _Found(source, split, None, data_setup.decoding(recipe), stream)
+
+
+def _of(frozen: Frozen) -> _Found:
+    return _Found(frozen.examples, frozen.split, frozen.inspection, frozen.decoding)
 
 
 def _stage(recipe: Recipe, stages: Sequence[Planned], name: str | None) -> Planned:

@@ -34,6 +34,11 @@ from trainer.optimization.plateau import Plateau
 from trainer.optimization.schedules import SCALINGS, batch_factor
 from trainer.optimization.stages import Stage
 from trainer.ranking import CAPACITY
+from trainer.reduction import REDUCTIONS
+from trainer.reports.tensorboard import TensorBoard
+
+# Choices of `train.xla`; AUTO also of `train.precision`.
+NEVER, ALWAYS, AUTO = "never", "always", "auto"
 
 
 @gin.configurable("train")
@@ -82,7 +87,13 @@ class Recipe:
         data_service: `@data_service()`: other hosts make the training batches, see `data.service`; None: this one does.
             Never changes which batches those are.
         placement: where training images are rendered, on the training `device` or on the `host` that feeds it.
-        precision: `float32`, `mixed_float16` or `mixed_bfloat16`.
+        precision: `float32`, `mixed_float16`, `mixed_bfloat16`, or `auto`: the first start measures which is fastest.
+        xla: whether XLA compiles forward and backward pass of a step: `never`, `always`, or `auto`: the first start
+            measures whether that is faster, on one GPU.
+        reduction: how gradients are added up over the replicas: `auto` (NCCL on GPUs, one device on CPUs, a ring over
+            workers without GPUs), `nccl`, `hierarchical`, `one_device`, or, of several workers, `ring`.
+        reduction_bytes: gradients of at most so many bytes are added up at once, the last layers' first, so that they
+            are on their way while earlier layers are at work; None: all at once.
         seed: of weights, order, augmentation and dropout.
         deterministic: same bits in every run on the same kind of machine, at some cost in speed.
         accumulation: parts in which each replica's share of the batch passes through the network, one after the other,
@@ -104,6 +115,8 @@ class Recipe:
         early_stopping: `@early_stopping()` ends the training where evaluations stop getting better; None: stages do.
         guard: `@guard()`, what happens when losses, gradients or weights go bad.
         stop_within: seconds that a signal leaves for the step at hand to end; after them the process ends without it.
+        tensorboard: what `tensorboard --logdir` shows of the run: `@tensorboard()`; `auto`: what is usual, where the
+            package is installed; None: nothing. Shapes no weight.
         bad_images: `refuse` to start with images that do not decode, or `drop` them from the table, named.
         replace_at_most: share of the images that may break after the start and be replaced by others; beyond it the
             run ends.
@@ -138,6 +151,9 @@ class Recipe:
     data_service: DataService | None = None
     placement: str = "device"
     precision: str = "float32"
+    xla: str = "never"
+    reduction: str = "auto"
+    reduction_bytes: int | None = None
     seed: int = 0
     deterministic: bool = False
     learning_rate_scaling: str | None = None
@@ -161,6 +177,7 @@ class Recipe:
     early_stopping: EarlyStopping | None = None
     guard: Guard = dataclasses.field(default_factory=guard)
     stop_within: float = 60.0
+    tensorboard: TensorBoard | str | None = "auto"
     bad_images: str = "refuse"
     replace_at_most: float = 0.01
 
@@ -176,6 +193,8 @@ class Recipe:
         )
         evaluation = self.evaluation_batch_size
         _expect("evaluation_batch_size", evaluation, evaluation is None or _is_count(evaluation), "None or above 0")
+        packed = self.reduction_bytes
+        _expect("reduction_bytes", packed, packed is None or _is_count(packed), "None or a number of bytes above 0")
         number = isinstance(self.crop, int | float) and 0 < self.crop <= 1
         _expect("crop", self.crop, number, "a number above 0, at most 1")
         clips = {name: getattr(self, name) for name in ("clip_norm", "clip_value", "clip_adaptive")}
@@ -192,6 +211,8 @@ class Recipe:
         _expect("plateau", self.plateau, isinstance(self.plateau, Plateau | None), "None or @plateau()")
         early = self.early_stopping
         _expect("early_stopping", early, isinstance(early, EarlyStopping | None), "None or @early_stopping()")
+        board = self.tensorboard in (None, AUTO) or isinstance(self.tensorboard, TensorBoard)
+        _expect("tensorboard", self.tensorboard, board, "auto, @tensorboard() or None")
         _expect("guard", self.guard, isinstance(self.guard, Guard), "@guard()")
         best = _is_count(self.keep_best) and self.keep_best <= CAPACITY
         _expect("keep_best", self.keep_best, best, f"a whole number, 1 to {CAPACITY}")
@@ -204,7 +225,9 @@ class Recipe:
         _expect("stop_within", self.stop_within, within, "seconds, more than 0")
         _expect("deterministic", self.deterministic, isinstance(self.deterministic, bool), "True or False")
         for name, choices in (
-            ("precision", PRECISIONS),
+            ("precision", (*PRECISIONS, AUTO)),
+            ("xla", (NEVER, ALWAYS, AUTO)),
+            ("reduction", REDUCTIONS),
             ("fit", FITS),
             ("fill", FILLS),
             ("interpolation", INTERPOLATIONS),

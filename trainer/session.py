@@ -19,6 +19,7 @@ from data.errors import UserError
 from data.examples import Examples
 from trainer import (
     checkpoints,
+    choosing,
     data_setup,
     devices,
     failures,
@@ -28,10 +29,13 @@ from trainer import (
     launch,
     losses,
     metrics,
+    quiet,
     rendering,
+    starting,
 )
 from trainer.batches import share_of
 from trainer.beginning import Beginning, drift
+from trainer.board import Board
 from trainer.checkpoints import Checkpoints, Saved
 from trainer.cluster import START_WITHIN, Cluster, Members
 from trainer.evaluation import Evaluator
@@ -39,15 +43,17 @@ from trainer.forgetting import report as forgetting
 from trainer.guard import ROLL_BACK, Fault
 from trainer.models.growing import Outputs
 from trainer.optimization.stages import Planned, plan
+from trainer.outcomes import Details, Outcomes, check_decides
 from trainer.recipe import Recipe
 from trainer.replacing import Replacements
-from trainer.reports import environment, summary
+from trainer.reports import heading, summary, tensorboard
 from trainer.reports.console import Console
 from trainer.reports.log import MetricsLog, window_events
+from trainer.reports.page import stages, writing
 from trainer.rollback import possible, roll_back, suspects
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, rhythm
-from trainer.workdir import Workdir, read_json, write_json, write_text
+from trainer.workdir import Workdir, read_json, write_json
 
 
 class Session:
@@ -85,19 +91,35 @@ class Session:
         if members is None or members.is_chief:
             workdir.own(self.console.say)
         # First of all: TensorFlow cannot change its devices once something, such as decoding, has used them.
-        self.strategy = devices.set_up(device_spec, members, within=start_within)
+        wishes = {"within": start_within, "reduce_by": recipe.reduction}
+        self.strategy = devices.set_up(device_spec, members, **wishes)
         self.cluster = Cluster(self.strategy, members)
         # What it took the others to join counts.
         left = None if seconds is None else seconds - (time.monotonic() - began)
         self.stop = self.cluster.stop(StopRequest(within=recipe.stop_within, seconds=left))
+        try:
+            self._open(allow_change)
+        except BaseException:
+            # Whoever catches it has signals that mean what they did before.
+            self.stop.close()
+            raise
+
+    def _open(self, allow_change: Sequence[str]) -> None:
+        recipe, workdir = self.recipe, self.workdir
         with self.cluster.together(newest=str(workdir.checkpoints)):
             self.cluster.follow()
+        if not self.cluster.is_chief:
+            # Its output is a log already.
+            quiet.show()
         share = share_of(recipe, self.strategy.num_replicas_in_sync)
         if share.parts != recipe.accumulation:
             self.console.say(f"{share}: train.accumulation = {recipe.accumulation} does not come out even")
         launch.call(rendering.check, recipe, recipe.stages)
         features.check(recipe)
+        tensorboard.wanted(recipe.tensorboard)
         self.resuming = workdir.has_checkpoint()
+        if self.resuming:
+            self.recipe = recipe = choosing.remembered(recipe, workdir.written_config())
         frozen = self.resuming or not self.cluster.is_chief
         self.data = data_setup.open_data(recipe, workdir, self.console, resuming=frozen, allow=allow_change)
         self.parts, self.task = self.data.parts(), self.data.examples.task
@@ -107,10 +129,12 @@ class Session:
         validates = judging.deciding_split(self.parts) is not None
         self.rhythm = rhythm(recipe, self.plan, validates=validates)
         metrics.decisive(self.task, recipe.best_by)
+        if validates:
+            check_decides(recipe.best_by, self.parts["validation"])
         launch.call(recipe.optimizer.make)
         self.loss = launch.call(partial(losses.chosen, outputs=self.data.examples.outputs), recipe.loss, self.task)
         launch.check_consumed()
-        self.config = gin.operative_config_str()
+        self.config, self.chosen = choosing.written(gin.operative_config_str(), recipe), {}
         if self.resuming:
             # What follows evaluations changes with them.
             follows = recipe.plateau is not None or recipe.early_stopping is not None
@@ -118,6 +142,7 @@ class Session:
             rule = getattr(recipe.split, "__name__", None)
             self.changed = workdir.check_config(self.config, allow_change, shaping=shaping, rule=rule)
         self.log = MetricsLog(workdir.metrics, writes=self.cluster.is_chief)
+        self.checkpoints: Checkpoints | None = None
         if self.resuming:
             self.log.check(identity.of(workdir))
 
@@ -150,10 +175,13 @@ class Session:
             with contextlib.suppress(UserError, LookupError, TypeError, ValueError, AttributeError):
                 results = read_json(self.workdir.summary)
                 self.console.say("This session is complete; there is nothing left to do.")
-                self.console.results(results, self.workdir.path)
+                self.console.results(results, self.workdir.path, commands=heading.commands(self.workdir.path))
                 return 0
-        self._set_up()
-        self._restore()
+        try:
+            self._set_up()
+            self._restore()
+        except tf.errors.OpError as error:
+            raise self._failure(error, where="before the first step") from error
         self._record_start()
         self.stop.listen()
         if self.state.cut is not None and not self._prepare_features():
@@ -174,8 +202,8 @@ class Session:
         done = (last.get("reason") == "early stopping" and not self.changed) or (
             last.get("reason") == "done" and last["step"] == self.plan.steps
         )
-        steps = checkpoints.steps_in(self.workdir.checkpoints)
-        return done and checkpoints.damage(self.workdir.checkpoints / f"ckpt-{steps[-1]}") is None
+        newest, folder = checkpoints.steps_in(self.workdir.checkpoints)[-1], self.workdir.checkpoints
+        return done and newest == last["step"] and checkpoints.damage(folder / f"ckpt-{newest}") is None
 
     @property
     def _done(self) -> bool:
@@ -185,12 +213,13 @@ class Session:
     # -- before the first step ----------------------------------------------------------------------------------
 
     def _set_up(self) -> None:
-        recipe = self.recipe
-        if recipe.deterministic:
+        if self.recipe.deterministic:
             tf.config.experimental.enable_op_determinism()
+        outputs, aim = self.data.examples.outputs, {"task": self.task, "loss": self.loss}
+        self._choose(**aim)
+        recipe = self.recipe
         keras.utils.set_random_seed(recipe.seed)
         self.view = data_setup.view(recipe, self.data)
-        outputs, aim = self.data.examples.outputs, {"task": self.task, "loss": self.loss}
         load = not self.resuming and self.init_from is None
         self.state = TrainingState(recipe, self.plan, strategy=self.strategy, outputs=outputs, load=load, **aim)
         self.beginning = Beginning(
@@ -210,6 +239,15 @@ class Session:
         self.evaluator = Evaluator(recipe, self.state.network, self.view, strategy=self.strategy, model=suffix, **aim)
         self.features: features.FeatureBatches | None = None
         self.stage: Planned | None = None
+
+    def _choose(self, **aim) -> None:
+        """Measures what the recipe leaves open; a session that goes on knows already."""
+        if self.resuming:
+            self.chosen = starting.chosen(self.workdir)
+        elif choosing.is_open(self.recipe):
+            about = {"strategy": self.strategy, "cluster": self.cluster, "say": self.console.say}
+            self.recipe, self.chosen = choosing.choose(self.recipe, self.data, self.plan, **aim, **about)
+            self.config = choosing.written(self.config, self.recipe)
 
     def _restore(self) -> None:
         own = (identity.of(self.workdir) if self.resuming else None) or uuid.uuid4().hex
@@ -253,56 +291,29 @@ class Session:
             self.checkpoints.keep_in(place, steps, verify=True)
 
     def _record_start(self) -> None:
-        workdir, recipe = self.workdir, self.recipe
-        facts = environment.describe(
-            self.strategy,
-            project=launch.PROJECT,
-            precision=recipe.precision,
-            deterministic=recipe.deterministic,
-            seed=recipe.seed,
-            data_fingerprint=self.data.examples.fingerprint(),
-            session=self.identity,
-            workers=self.cluster.workers,
-        )
-        if self.resuming:
-            self._warn_of_changes(facts)
+        workdir, weights = self.workdir, self.beginning.facts
+        about = {"session": self.identity, "cluster": self.cluster, "chosen": self.chosen}
+        facts = starting.facts(self.recipe, self.strategy, self.data, **about)
+        for doubt in starting.doubts(workdir, facts) if self.resuming else ():
+            self.console.say(doubt, style="yellow")
         if self.cluster.is_chief:
-            self._write_start(facts)
-        facts_of_weights = self.beginning.facts
-        event = {"event": "resume"} if self.resuming else {"event": "start", "weights": facts_of_weights}
+            # First: beside the configuration of today it would say that this one is complete.
+            workdir.summary.unlink(missing_ok=True)
+            if not self.resuming:
+                self.beginning.keep()
+            about = {"config": self.config, "data": self.data, "facts": facts}
+            starting.write(workdir, **about, session=self.identity, step=self.step)
+            write_json(workdir.stages, stages.describe(self.recipe, self.plan, self.state))
+            quiet.keep_in(workdir.log)
+        folder = workdir.tensorboard if self.cluster.is_chief else None
+        self.board = Board(self.recipe, self.state, self.plan, folder, log=self.log, step=self.step)
+        deciding = self.judge.split and (self.judge.split, self.judge.weights[-1], self.judge.metric)
+        self.board.begin(self.config, step=self.step, deciding=deciding)
+        event = {"event": "resume"} if self.resuming else {"event": "start", "weights": weights}
         self.log.append([event | {"step": self.step, "session": self.identity, "time": time.time()}])
-        self.console.header(
-            summary.header(
-                recipe,
-                self.state,
-                self.plan,
-                self.data,
-                environment=facts,
-                workdir=workdir.path,
-                step=self.step,
-                weights=facts_of_weights["summary"] if facts_of_weights else "random",
-            )
-        )
-
-    def _write_start(self, facts: dict) -> None:
-        workdir = self.workdir
-        # First: beside the configuration of today it would say that this one is complete.
-        workdir.summary.unlink(missing_ok=True)
-        if not self.resuming:
-            self.beginning.keep()
-        tables.save(workdir.examples, self.data, session=self.identity)
-        write_text(workdir.config, self.config)
-        write_text(workdir.path / f"config-{self.step}.gin", self.config)
-        write_json(workdir.classes, list(self.data.examples.class_names))
-        write_json(workdir.environment, facts)
-
-    def _warn_of_changes(self, facts: dict) -> None:
-        try:
-            changes = environment.mismatches(read_json(self.workdir.environment), facts)
-        except UserError as error:
-            changes = [error.found]
-        for change in changes:
-            self.console.say(f"perhaps not bit for bit the same from here on: {change}", style="yellow")
+        origin = weights["summary"] if weights else "random"
+        about = {"environment": facts, "workdir": workdir.path, "step": self.step, "weights": origin}
+        self.console.header(heading.rows(self.recipe, self.state, self.plan, self.data, **about))
 
     def _prepare_features(self) -> bool:
         """Computes what is missing of the features that the stages train on; False if a stop came in between."""
@@ -324,7 +335,7 @@ class Session:
                 cluster=self.cluster,
             )
         except tf.errors.OpError as error:
-            raise self._failure(error, where="the features of the frozen part") from error
+            raise self._failure(error, where="the features of the frozen part", evaluates=True) from error
         if store is None:
             return False
         tables = self.parts | {"train": self.train}
@@ -344,6 +355,7 @@ class Session:
         rates[: last - first] = self.plan.learning_rates(first, last)
         if self.state.plateau is not None:
             rates *= self.state.plateau.factor(self.stage.start)
+        self.board.before_window()
         began = time.perf_counter()
         try:
             records = self.window(self.batches, tf.constant(rates), tf.constant(last - first))
@@ -361,6 +373,7 @@ class Session:
         """Sets up what trains from here on: a new trace, and an input stream that starts at this step."""
         recipe, state = self.recipe, self.state
         self.stage = self.rhythm.stage(self.step)
+        self.console.preparing(f"{self.stage.stage.name}: the first steps are compiled")
         self.window = state.window(recipe, self.stage.stage, strategy=self.strategy, stop=self.stop.flag)
         self._start_stream()
 
@@ -398,6 +411,8 @@ class Session:
                 return self._roll_back(fault)
             records = {name: values[: fault.step - first] for name, values in records.items()}
         told = {"epoch": self.plan.epoch, "shown": self._shown}
+        shown = {"view": self.view, "replicas": self.strategy.num_replicas_in_sync}
+        self.board.picture(self.stage, self.train, self.order, left_out=self.state.guard.left_out, **shown)
         events = window_events(first, records, seconds, batch=batch, **told)
         self.log.append(events)
         last = next(event for event in reversed(events) if event["event"] == "train")
@@ -405,10 +420,9 @@ class Session:
         replaced = int(records["replaced"].sum())
         if replaced:
             self._tell_replaced(self.train, self._rows(first, self.step)[1], replaced)
-        for skip in events:
-            if skip["event"] == "skip" and (fault is None or skip["step"] < fault.step):
-                figures = f"loss {skip['loss']:.4g}, loss scale {skip['loss_scale']:g}"
-                self.console.say(f"step {skip['step']} changed nothing: {skip['reason']} ({figures})")
+        for event in events:
+            if event["event"] == "skip" and (fault is None or event["step"] < fault.step):
+                self.console.skipped(event)
         if fault is not None:
             positions, images = self._shown(fault.step - 1, fault.step)
             about = {"positions": positions, "images": images, "suspects": suspects(self.log, fault.reason)}
@@ -430,22 +444,19 @@ class Session:
         event, self.step, set_aside = roll_back(fault, self.state, self.checkpoints, self.log, **told)
         for sentence in set_aside:
             self.console.say(sentence, style="yellow")
-        (start, stop), tries = event["positions"], self.recipe.guard.tries
-        self.console.say(
-            f"step {fault.step}: {fault.reason} (loss {fault.loss:.4g}); back to step {self.step}, and on without the "
-            f"positions {start} to {stop - 1}: roll-back {event['number']} of {tries}"
-            + failures.named("; in all of them", suspects(self.log, fault.reason)),
-            style="yellow",
-        )
+        told = failures.named("; in all of them", suspects(self.log, fault.reason))
+        self.console.rolled_back(event, step=self.step, tries=self.recipe.guard.tries, suspects=told)
+        self.board.cut(self.step)
         self._catch_up()
         if self.stage.start <= self.step < self.stage.stop:
             self._start_stream()
         else:
             self.stage = None
 
-    def _failure(self, error: tf.errors.OpError, *, where: str) -> Exception:
-        batch, last = self.recipe.batch_size, self._last_good()
-        return failures.of_tensorflow(error, where=where, batch=batch, last=last)
+    def _failure(self, error: tf.errors.OpError, *, where: str, evaluates: bool = False) -> Exception:
+        last = self._last_good() if self.checkpoints else "none yet"
+        about = {"recipe": self.recipe, "replicas": self.strategy.num_replicas_in_sync, "evaluates": evaluates}
+        return failures.of_tensorflow(error, where=where, last=last, **about)
 
     def _tell_replaced(self, examples: Examples, rows: list[int], replaced: int) -> None:
         if self.cluster.is_chief:
@@ -536,26 +547,31 @@ class Session:
         began = time.perf_counter()
         report = self.console.count(f"evaluating {split}", len(examples))
         try:
-            found = None if self.features is None else self.features.evaluation(split)
+            found, outcomes = None if self.features is None else self.features.evaluation(split), Outcomes(examples)
             watch = {"stopping": self.stop.agreed, "report": report}
             with averaged:
-                totals = self.evaluator.evaluate(examples, found=found, **watch)
+                totals = self.evaluator.evaluate(examples, found=found, into=outcomes, **watch)
         except tf.errors.OpError as error:
-            raise self._failure(error, where=f"evaluation of {split}") from error
+            raise self._failure(error, where=f"evaluation of {split}", evaluates=True) from error
         if totals is None:
             return None
         if totals["replaced"] and self.features is None:
             self._tell_replaced(examples, list(range(len(examples))), int(totals["replaced"]))
         event = {"event": "eval", "step": self.step, "split": split}
         event |= {} if weights is None else {"weights": weights}
-        event |= metrics.figures(totals, task=self.task) | forgetting.figures(totals, self.beginning.old)
+        figures = metrics.figures(totals, task=self.task) | outcomes.figures()
+        event |= figures | forgetting.figures(totals, self.beginning.old)
         if totals["replaced"]:
             event["replaced"] = int(totals["replaced"])
         if not math.isfinite(event["loss"]):
             last = self._last_good()
             raise failures.of_evaluation(self.step, split, where=str(self.workdir.path), last=last)
+        if self.cluster.is_chief and weights == self.judge.weights[-1]:
+            about = {"split": split, "step": self.step, "weights": weights, "figures": figures}
+            Details.of(outcomes, totals, **about).write(self.workdir.predictions / f"{split}.npz")
         self.log.append([event | {"seconds": time.perf_counter() - began}])
         self.console.evaluated(event)
+        self.board.evaluated(event, totals, names=self.data.examples.class_names)
         return event
 
     # -- the end ------------------------------------------------------------------------------------------------
@@ -582,16 +598,16 @@ class Session:
         if self.cluster.is_chief:
             write_json(self.workdir.summary, results)
         self.log.append([{"event": "stop", "step": self.step, "reason": reason, "time": time.time()}])
-        self.console.results(results, self.workdir.path)
+        self.board.close(done=True)
+        self.console.results(results, self.workdir.path, commands=heading.commands(self.workdir.path))
+        if self.cluster.is_chief:
+            writing.at_end(self.workdir, self.recipe, self.data, self.console)
         return 0
 
     def _stop_early(self) -> int:
         self._note_saved(self.checkpoints.wait())
         saved = ", saved" if self.checkpoints.newest() == self.step else ""
         self.log.append([{"event": "stop", "step": self.step, "reason": self.stop.requested, "time": time.time()}])
-        self.console.close()
-        self.console.say(
-            f"{self.stop.requested}: stopped at step {self.step} of {self.plan.steps}{saved}. "
-            "The same command goes on from here."
-        )
+        self.board.close()
+        self.console.stopped(self.stop.requested, f"step {self.step} of {self.plan.steps}{saved}")
         return launch.STOPPED

@@ -29,7 +29,7 @@ from trainer.optimization.optimizers import Optimizer
 from trainer.optimization.plateau import PlateauState
 from trainer.optimization.stages import Plan, Stage
 from trainer.ranking import Ranking
-from trainer.recipe import Recipe
+from trainer.recipe import ALWAYS, Recipe
 from trainer.rendering import rendering, training_policy
 from trainer.rhythm import Rhythm
 from trainer.step import train_window
@@ -117,8 +117,14 @@ class TrainingState:
     def window(
         self, recipe: Recipe, stage: Stage, *, strategy: tf.distribute.Strategy, stop: tf.Variable | None = None
     ) -> Callable:
-        """The compiled loop of a stage, see `trainer.step.train_window`; a new trace."""
+        """The compiled loop of a stage, see `trainer.step.train_window`; a new trace.
+
+        Raises:
+            UserError: XLA is to compile what it cannot.
+        """
         trainable = self.trainable[stage.name]
+        if recipe.xla == ALWAYS:
+            _expect_no_reduction(self.network)
         freeze.set_batchnorm(self.network, trainable)
         return train_window(
             strategy=strategy,
@@ -141,6 +147,8 @@ class TrainingState:
             deterministic=recipe.deterministic,
             stop=stop,
             guard=self.guard,
+            pack=recipe.reduction_bytes,
+            xla=recipe.xla == ALWAYS,
         )
 
     def _clipping(self, recipe: Recipe) -> Clipping:
@@ -173,6 +181,18 @@ class TrainingState:
         floats = {name: value.read_value() for name, value in values.items() if value.dtype.is_floating}
         finite = _all_finite(list(floats.values())).numpy()
         return [name for name, fine in zip(floats, finite, strict=True) if not fine]
+
+
+def _expect_no_reduction(network: Network) -> None:
+    """XLA cannot compile what adds up over replicas inside the network."""
+    synchronised = [name for name, layer in network.layers.items() if getattr(layer, "synchronized", False)]
+    if synchronised:
+        raise UserError(
+            f"XLA cannot compile batch normalisation that is synchronised over replicas: {synchronised[0]}",
+            where="gin binding train.xla",
+            expected="'never' for this network",
+            do="--gin_param=\"train.xla = 'never'\"",
+        )
 
 
 def chosen(recipe: Recipe, network: Network, stage: Stage) -> Trainable:

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from data.augment.apply import Rendering
-from trainer import metrics
+from trainer import metrics, reduction
 from trainer.guard import GuardState
 from trainer.losses import Loss
 from trainer.optimization.clipping import Clipping
@@ -43,6 +43,8 @@ def train_window(
     deterministic: bool = False,
     stop: tf.Variable | None = None,
     guard: GuardState | None = None,
+    pack: int | None = None,
+    xla: bool = False,
 ) -> Callable:
     """Traces, once, a window of up to `length` training steps.
 
@@ -63,6 +65,8 @@ def train_window(
         stop: scalar bool, on the host: no step begins once it is true. Not asked where moving statistics of several
             replicas have to be averaged at the end of the window.
         guard: tells which losses are spikes; None: none is, and nobody looks at what updates make of the weights.
+        pack: bytes of gradients that are added up over the replicas at once; None: all at once.
+        xla: whether forward and backward pass are compiled by XLA.
 
     Returns:
         function (iterator of distributed batches, learning rates [length] float32, steps scalar int32) ->
@@ -106,6 +110,9 @@ def train_window(
         gradients = tape.gradient(scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return [tf.convert_to_tensor(gradient) for gradient in gradients], of_part, score
 
+    if xla:
+        part_sums = tf.function(part_sums, jit_compile=True, autograph=False)
+
     def accumulated(batch, weight, scale):
         """The same of a replica's whole batch, part by part."""
         if accumulation == 1:
@@ -130,7 +137,7 @@ def train_window(
         weight = replica.all_reduce(SUM, tf.reduce_sum(batch["weight"]))
         replaced = tf.reduce_sum(tf.cast(batch.get("replaced", tf.zeros_like(batch["weight"])), tf.float32))
         sums = *accumulated(batch, weight, scale), replaced, *([_total(statistics)] if watches and statistics else [])
-        reduced, total, score, replaced, *of_statistics = replica.all_reduce(SUM, sums)
+        reduced, total, score, replaced, *of_statistics = reduction.add_up(sums, most=pack)
 
         # A norm that is finite has finite gradients only. Unscaling and clipping by norm are one factor.
         norm = tf.linalg.global_norm(reduced) / scale
@@ -254,23 +261,40 @@ def evaluation_window(
     """Traces, once, a window of evaluation steps.
 
     Returns:
-        function (iterator of distributed batches, steps scalar int32) -> sums of `trainer.metrics.batch_sums`.
+        function (iterator of distributed batches, steps scalar int32) -> sums of `trainer.metrics.batch_sums`; and of
+        each example on all replicas, padding included, in any order: dict(position [M] int64, replaced [M] int32,
+        logits [M, K] float32, losses [M] float32).
     """
     nothing, loss = metrics.zeros(model.output_shape[-1], task=task), with_control_flow(loss)
+    together = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
     @PLAIN
-    def sums(batch):
+    def of_replica(batch):
         logits = predictions(batch, model, rendering, task=task)
         losses = loss(batch["label"], logits)
         arrays = batch["label"], batch["weight"], logits, losses
-        return metrics.batch_sums(*arrays, task=task, replaced=batch.get("replaced"))
+        sums = metrics.batch_sums(*arrays, task=task, replaced=batch.get("replaced"))
+        replaced = tf.cast(batch.get("replaced", tf.zeros_like(batch["weight"])), tf.int32)
+        told = {"position": batch["position"], "replaced": replaced, "logits": logits, "losses": losses}
+        if together:
+            # TensorFlow cannot gather what is an argument of this function.
+            replica = tf.distribute.get_replica_context()
+            told = {name: replica.all_gather(tf.identity(column), axis=0) for name, column in told.items()}
+        return sums, told
+
+    @PLAIN
+    def joined(column):
+        return tf.concat(strategy.experimental_local_results(column)[: 1 if together else None], axis=0)
 
     def window(iterator, steps):
         totals = {name: tf.constant(value) for name, value in nothing.items()}
-        for _ in tf.range(steps):
-            batch_sums = strategy.run(sums, args=(next(iterator),))
+        kinds = {"position": tf.int64, "replaced": tf.int32, "logits": tf.float32, "losses": tf.float32}
+        told = {name: tf.TensorArray(kind, size=steps) for name, kind in kinds.items()}
+        for index in tf.range(steps):
+            batch_sums, columns = strategy.run(of_replica, args=(next(iterator),))
             totals = {name: totals[name] + strategy.reduce(SUM, batch_sums[name], axis=None) for name in totals}
-        return totals
+            told = {name: told[name].write(index, joined(columns[name])) for name in kinds}
+        return totals, {name: array.concat() for name, array in told.items()}
 
     return tf.function(window)
 

@@ -29,6 +29,9 @@ FREE = frozenset(
         "store",
         "data_service",
         "replace_at_most",
+        "tensorboard",
+        "reduction",
+        "reduction_bytes",
     )
 ) | {
     "data_dir",
@@ -39,6 +42,9 @@ FREE = frozenset(
     "guard.tries",
     "data_service.address",
     "data_service.silence",
+    "tensorboard.images",
+    "tensorboard.histograms",
+    "tensorboard.profile",
 }
 
 
@@ -84,6 +90,11 @@ class Workdir:
         self.features = self.path / "features"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
+        self.predictions = self.path / "predictions"
+        self.tensorboard = self.path / "tensorboard"
+        self.log = self.path / "log.txt"
+        self.stages = self.path / "stages.json"
+        self.report = self.path / "report.html"
 
     @classmethod
     def existing(cls, path: str) -> "Workdir":
@@ -148,6 +159,14 @@ class Workdir:
             )
         return False
 
+    def written_config(self) -> str:
+        """The operative configuration of the latest start, gin text.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return _read(self.config)
+
     def check_config(
         self, config: str, allowed: Sequence[str], *, shaping: Collection[str] = (), rule: str | None = None
     ) -> list[str]:
@@ -165,8 +184,12 @@ class Workdir:
         Raises:
             UserError: others differ; lists them with both values.
         """
-        before = launch.settings(_read(self.config), where=str(self.config))
+        before = launch.settings(self.written_config(), where=str(self.config))
         now = launch.settings(config)
+        for name in now.keys() - before.keys():
+            # A setting that came with a later version of this project: the session has had its default.
+            if any(known.rpartition(".")[0] == name.rpartition(".")[0] for known in before):
+                before |= launch.defaults([name])
         differing = [name for name in launch.differences(before, now) if name in shaping or name not in FREE]
         unknown = sorted(set(allowed) - before.keys() - now.keys() - {*COLUMNS, IMAGES})
         if unknown:

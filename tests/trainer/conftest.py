@@ -30,6 +30,12 @@ def as_before():
     tensorflow_config.disable_op_determinism()
 
 
+@pytest.fixture(autouse=True)
+def without_augmentation_sheets(monkeypatch):
+    """A second for each session that comes to its end."""
+    monkeypatch.setattr("trainer.reports.page.sheet.section", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def open_session(small) -> Iterator[Callable[..., Session]]:
     """`open_session(folder, "epochs = 2")`: a session as scripts/train.py makes it, ready to run.

@@ -1,6 +1,8 @@
 """From what --devices says to replicas."""
 
+import os
 import re
+import time
 
 import pytest
 import tensorflow as tf
@@ -31,6 +33,26 @@ def test_replicas_that_follow_one_another_in_a_process_do_not_disturb_each_other
             return strategy.experimental_local_results(sums)
 
         assert [float(value) for value in total()] == [int(spec[-1])] * int(spec[-1])
+
+
+def test_batches_are_brought_to_each_device_before_they_are_asked_for():
+    strategy = devices.set_up("cpu:2")
+    made = []
+
+    def batch(number):
+        tf.numpy_function(made.append, [number], [])
+        return number
+
+    def dataset(context):
+        return tf.data.Dataset.range(100).map(batch)
+
+    stream = iter(strategy.distribute_datasets_from_function(dataset))
+    assert strategy.experimental_local_results(next(stream))[1].numpy() == 1
+    # One behind what is asked for, of each device, lies there without anybody asking.
+    deadline = time.monotonic() + 60
+    while len(made) < 2 * (1 + devices.AHEAD) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(made) >= 2 * (1 + devices.AHEAD)
 
 
 @settings(max_examples=50)
@@ -78,7 +100,11 @@ class TestGpus:
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
         monkeypatch.setattr(tf.config, "set_visible_devices", lambda chosen, kind: self.visible.append(chosen))
         monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, grow: self.grows.append(gpu))
-        monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names, **_: names)
+        monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names, *, cross_device_ops: names)
+        for name in devices.GPU_THREADS:
+            # So that it is taken back: the test process has no GPU that would ask for it.
+            monkeypatch.setenv(name, "")
+            monkeypatch.delenv(name)
 
     @pytest.mark.parametrize(
         ("spec", "chosen"), [("gpu", [0, 1, 2]), ("auto", [0, 1, 2]), ("gpu:1", [1]), ("gpu:2,0", [2, 0])]
@@ -86,6 +112,19 @@ class TestGpus:
     def test_are_all_taken_or_those_that_are_named(self, spec, chosen):
         assert devices.set_up(spec) == [f"GPU:{index}" for index in range(len(chosen))]
         assert self.visible == [[f"gpu{index}" for index in chosen]] and self.grows == self.visible[0]
+
+    def test_have_threads_of_their_own_unless_the_environment_says_otherwise(self, monkeypatch):
+        devices.set_up("gpu")
+        assert {name: os.environ[name] for name in devices.GPU_THREADS} == devices.GPU_THREADS
+        monkeypatch.setenv("TF_GPU_THREAD_MODE", "global")
+        devices.set_up("gpu")
+        assert os.environ["TF_GPU_THREAD_MODE"] == "global"
+
+    def test_add_up_as_the_recipe_says(self, complaint, monkeypatch):
+        monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda names, *, cross_device_ops: cross_device_ops)
+        assert isinstance(devices.set_up("gpu", reduce_by="nccl"), tf.distribute.NcclAllReduce)
+        with complaint("'hierarchical' with 3 devices"):
+            devices.set_up("gpu", reduce_by="hierarchical")
 
     @pytest.mark.parametrize("spec", ["gpu:3", "gpu:0,0", "gpu:,"])
     def test_that_are_not_there_or_named_twice_are_refused(self, complaint, spec):

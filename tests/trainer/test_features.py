@@ -98,8 +98,8 @@ class TestTrainingOnFeatures:
             for folder in (tmp_path, straight)
         )
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-        # Dropout draws alike on all replicas, for other examples than on one: only the first loss of an untrained head
-        # is that of the same network. Evaluations know no dropout.
+        # Dropout draws for a replica's share, otherwise than for the whole batch: only the first loss of an untrained
+        # head is that of the same network. Evaluations know no dropout.
         assert [event["step"] for event in events(tmp_path, "train")] == list(range(1, STEPS + 1))
         for mine, other in zip(events(tmp_path, "eval"), events(straight, "eval"), strict=True):
             assert mine["loss"] == pytest.approx(other["loss"], rel=1e-2)

@@ -65,7 +65,8 @@ def assert_same_end(folder, straight, events):
 def test_while_saving(disk, open_session, finished_once, events, complaint, monkeypatch):
     folder = disk / "run"
     with monkeypatch.context() as patch:
-        fill_at(patch, disk, 4, leave=4096)
+        # For the log and the figures of an evaluation.
+        fill_at(patch, disk, 4, leave=32768)
         with complaint("checkpoint 6 cannot be written", "ckpt-4", "make room", kind=RunFailure):
             open_session(folder, DETERMINISTIC).run()
     assert checkpoints.steps_in(folder / "checkpoints")[-1] == 4

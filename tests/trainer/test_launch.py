@@ -1,6 +1,7 @@
 """Flags say where, gin says what, and whoever mistypes either is told what, where, and what was meant."""
 
 import errno
+import re
 import resource
 import string
 import tempfile
@@ -122,12 +123,14 @@ class TestABinding:
         "binding",
         [
             "train.batch_size = '8'", "train.batch_size = 0", "train.batch_size = True", "image_size = 16.0",
-            "train.window = -1", "train.precision = 'float64'", "train.crop = 0", "train.clip_norm = 0",
+            "train.window = -1", "train.precision = 'float64'", "train.xla = True",
+            "train.reduction = 'ncl'", "train.reduction_bytes = 0", "train.crop = 0", "train.clip_norm = 0",
             "train.seed = None", "train.deterministic = 1", "train.fit = 'crop'", "train.fill = 'mirror'",
             "train.policy = @policy", "train.optimizer = @adam", "train.model = @model", "train.loss = @cross_entropy",
             "train.source = @synthetic()", "train.stages = @head/stage()", "train.stages = None",
             "train.evaluation_batch_size = 0", "train.bad_images = 'ignore'", "model.weights = 3",
             "head/stage.trains = 3", "synthetic.classes = 'four'", "train.seed = -1", "train.clip_norm = True",
+            "train.tensorboard = 'yes'",
         ],
     )  # fmt: skip
     def test_of_a_value_that_cannot_be_is_named_with_what_can(self, small, complaint, binding):
@@ -196,6 +199,29 @@ class TestSettings:
             assert (name in differing) == (before.get(name) != now.get(name))
 
 
+class TestAnError:
+    ERROR = UserError("no such thing: [red] cat.jpg", where="--workdir", expected="it", do="make it")
+    PLAIN = "error: no such thing: [red] cat.jpg\n  where:    --workdir\n  expected: it\n  do:       make it\n"
+
+    def test_is_plain_where_nobody_sees_colours(self, capsys):
+        launch._print_error(self.ERROR)
+        assert capsys.readouterr().err == self.PLAIN
+
+    def test_is_coloured_on_a_terminal(self, capsys, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+        launch._print_error(self.ERROR)
+        seen = capsys.readouterr().err
+        assert "\x1b[1;31merror:\x1b[0m no such thing: [red] cat.jpg\n" in seen
+        assert re.sub(r"\x1b\[[\d;]*m", "", seen) == self.PLAIN
+
+    def test_has_no_colour_where_nobody_wants_them(self, capsys, monkeypatch):
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("NO_COLOR", "1")
+        launch._print_error(self.ERROR)
+        assert not re.search(r"\x1b\[[\d;]*3\d", capsys.readouterr().err)
+
+
 class TestACommand:
     def test_that_does_not_know_a_flag_ends_with_2(self, command):
         started = command("train", "--workdri=x")
@@ -217,11 +243,17 @@ class TestACommand:
     def test_explains_itself(self, command, script):
         started = command(script, "--help")
         assert started.end() == 0
-        shared = ["--workdir", "--gin_file", "--gin_param", "--devices"]
+        shared = ["--workdir", "--gin_file", "--gin_param", "--devices", "--quiet"]
         own = {"train": ["--allow_change"], "evaluate": ["--split", "--checkpoint", "--output"]}[script]
         for flag in [*shared, *own]:
             assert flag in started.printed
         assert f"python scripts/{script}.py --workdir=" in started.printed
+
+    def test_that_is_quiet_prints_what_was_asked_for_alone(self, command):
+        for flags, notes in (([], 1), (["--quiet"], 0)):
+            started = command("train", "--backbones", *flags)
+            assert started.end() == 0
+            assert "resnet50" in started.printed and started.printed.count("Also the path of") == notes
 
     def test_that_meets_a_full_disk_ends_with_3_and_says_so(self, command, small, tmp_path):
         (tmp_path / "config.gin.part").symlink_to("/dev/full")

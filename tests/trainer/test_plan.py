@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer import launch, plan
+from trainer import launch, plan, probing
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
 
@@ -12,14 +12,44 @@ STAGES = (
     "train.optimizer = @adamw()", "adamw.weight_decay = 0.05",
 )  # fmt: skip
 
+GIVEN = (
+    "scaling.step_seconds = {2: 0.004, 8: 0.010}", "scaling.decode_rate = 1600.0", "scaling.store_rate = None",
+    "scaling.gpus_per_host = 4", "scaling.within_latency = 0", "scaling.between_latency = 0",
+    "scaling.within_bandwidth = 1e7", "scaling.between_bandwidth = 1e7",
+)  # fmt: skip
+MANY = "configs/scaling.gin"
+
 
 @pytest.fixture
 def explained(small):
-    def explain(*bindings):
-        launch.parse_gin([small], bindings)
+    def explain(*bindings, behind=(), recipe=small):
+        launch.parse_gin([recipe, *behind], bindings)
         return plan.explain(launch.call(Recipe), Console(), device_spec="cpu")
 
     return explain
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    """As few measurements as can be."""
+    for name, least in {"CALLS": 1, "LEAD": 1, "STEPS": 1, "WARM": 0.0, "WATCHED": 0.0, "BATCHES": 1}.items():
+        monkeypatch.setattr(probing, name, least)
+
+
+def predicted(explained):
+    """[weak, strong]: the cells of each row, by the number of GPUs."""
+    tables = []
+    for line in explained.scaling:
+        if "scaling:" in line:
+            tables.append({})
+        elif line.startswith("│"):
+            gpus, *others = (cell.strip() for cell in line.strip("│").split("│"))
+            # A second line of a row goes on with its last cell.
+            if gpus:
+                tables[-1][int(gpus)] = others
+            else:
+                tables[-1][max(tables[-1])][-1] += f"; {others[-1]}"
+    return tables
 
 
 def cells(explained, variable):
@@ -64,6 +94,68 @@ def test_weights_are_not_loaded_and_still_decide_about_batch_normalisation(expla
     assert ("weights", "/nowhere/weights.h5 (not loaded here)") in found.rows
     assert ("  BatchNorm", "frozen: 0 of 3 layers use batch statistics") in found.rows
     assert cells(found, "backbone/block2_bn/gamma") == ["64", ".", ".", "."]
+
+
+def test_many_gpus_are_told_of_with_what_is_given_and_nothing_is_measured(explained, monkeypatch):
+    for name in ("sample", "timed"):
+        monkeypatch.setattr(probing, name, None)
+    found = explained(*GIVEN, behind=[MANY])
+    rows = dict(found.rows)
+    # Two batches lie on the line of 2 ms and 1 ms an example.
+    assert rows["  step"] == "2 ms + 1 ms an example (given)" and "0.0958 MB a step in one part" in rows["  reduction"]
+    assert "not validated on GPUs" in rows["many GPUs"] and rows["  its input"] == "images/s: 1,600 from files (given)"
+    weak, strong = predicted(found)
+    assert list(weak) == [2**power for power in range(10)] and list(strong) == [1, 2, 4, 8]
+    assert weak[1] == ["1", "8", "10.0", "800", "100%", "compute 100%", "batch x 4: 941"]
+    # .0958 MB over 10 MB/s, once; of four GPUs three halves of that, and the input of 32 images takes 20 ms.
+    assert weak[2] == ["1", "16", "19.6", "817", "51%", "compute 51%", "batch x 8: 1,600"]
+    assert weak[4][:5] == ["1", "32", "24.4", "1,313", "41%"] and weak[4][5] == "reduction 59%"
+    assert strong[8][:2] == ["2", "8"]
+    assert max(map(len, found.scaling)) <= 120
+
+
+def test_gradients_in_parts_pay_for_the_latency_of_each(explained):
+    slow = ("scaling.within_latency = 0.001", "train.reduction_bytes = 40000")
+    found = explained(*GIVEN, *slow, behind=[MANY])
+    assert "0.0958 MB a step in 3 parts" in dict(found.rows)["  reduction"]
+    # 19.6 ms, and 2 ms for each part and for the weight of the batch.
+    assert predicted(found)[0][2][2] == "27.6"
+
+
+def test_what_is_not_given_is_measured_on_the_first_device(small, hurried):
+    launch.parse_gin([small, MANY], ["scaling.cores_per_host = 64"])
+    found = plan.explain(launch.call(Recipe), Console(), device_spec="cpu:2")
+    rows, (weak, strong) = dict(found.rows), predicted(found)
+    assert "measured on CPU:0" in rows["  step"] and "from files (measured here)" in rows["  its input"]
+    assert "64 cores" in rows["  a host"] and "from a store" not in rows["  its input"]
+    # Two replicas have four examples each, and all together eight.
+    assert weak[512][:2] == ["64", "2,048"] and [each[1] for each in strong.values()] == ["8"] * 4
+
+
+def test_a_recipe_that_keeps_a_store_is_fed_from_it_and_one_without_is_told_of_it(explained, photos, hurried):
+    root = photos({f"{kind}/{index}.png": (18, 20) for kind in ("cat", "dog") for index in range(8)})
+    here = (f"data_dir = '{root}'", *GIVEN[:1], "scaling.decode_rate = 10.0", "scaling.store_rate = 'probe'")
+    how = {"behind": [MANY], "recipe": "tests/photos.gin"}
+    kept = explained(*here, **how)
+    assert "10 from files (given), " in dict(kept.rows)["  its input"]
+    assert dict(kept.rows)["  its input"].endswith("from a store (measured here)")
+    files = explained(*here, "train.store = None", **how)
+    weak = predicted(files)[0]
+    assert weak[1][3] == "10" and "packed store: " in weak[1][-1] and "80 data workers" in weak[1][-1]
+    assert "packed store" not in str(predicted(kept))
+
+
+@pytest.mark.parametrize(
+    ("bindings", "told"),
+    [
+        (["plan.scaling = 8"], ["plan.scaling = 8", "configs/scaling.gin"]),
+        (["scaling.within_bandwidth = 'probe'"], ["on 0 GPUs", "scaling.within_bandwidth"]),
+        (["train.features = @features()"], ["scaling.step_seconds", "stored features"]),
+    ],
+)
+def test_a_prediction_that_cannot_be_made_is_refused(explained, complaint, bindings, told):
+    with complaint(*told):
+        explained(*bindings, "train.stages = [@head/stage()]", behind=[MANY])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Predictions: of every image that is named, and to the bit those of an evaluation."""
 
-import csv
 import functools
+import io
 import json
 import os
 import shutil
@@ -12,23 +12,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from data import splits
-from data.examples import TASKS
 from scripts import evaluate, predict
-from trainer import data_setup, launch, metrics, prediction
-from trainer.prediction import Answers, Meaning, listed, looked_at
+from trainer import checkpoints, data_setup, launch, metrics, prediction
+from trainer.answers import Answers
+from trainer.exporting import comparing, network, writing
+from trainer.exporting.comparing import Agreement
+from trainer.exporting.formats import chosen_format
+from trainer.prediction import Meaning, given, listed, looked_at
 from trainer.recipe import Recipe
-from trainer.reports.console import Console
 from trainer.workdir import Workdir
 
 PHOTOS_RECIPE = Path(__file__).parent.with_name("photos.gin")
 PHOTOS = 24
 CLASSES = ("cat", "dog", "emu")
 EVERYTHING = {"workdir": None, "gin_file": [], "gin_param": [], "devices": "cpu", "checkpoint": "last", "weights": None}
+EVERYTHING |= {"model": None, "is_parsed": lambda: False}
 
 
 def write_photos(root):
@@ -100,7 +101,8 @@ def evaluated_logits(workdir, params, patch):
         return batch_sums(labels, weights, logits, losses, **others)
 
     patch.setattr(metrics, "batch_sums", watched)
-    given = EVERYTHING | {"workdir": str(workdir), "gin_param": params, "split": "test", "output": None}
+    given = EVERYTHING | {"workdir": str(workdir), "gin_param": params, "split": "test"}
+    given |= {"output": None, "details": False}
     patch.setattr(flags, "FLAGS", SimpleNamespace(**given))
     assert evaluate.main() == 0
     patch.undo()
@@ -144,6 +146,94 @@ def test_predictions_are_to_the_bit_those_of_an_evaluation(sessions, run, conten
         assert rows[name] == {"name": f"{folder}/moved/{name}", "reason": None, **answers.row(expected)}
     assert len({str(row) for row in logits[views].values()}) == len(logits[views])
     assert content(folder / "run") == before
+
+
+@pytest.fixture(scope="module")
+def exports(sessions):
+    """`exports("single_label", "a.keras")`: the session of that task as a file or folder of that name."""
+
+    def make(task, name):
+        folder, _ = sessions(task)
+        if not (folder / name).exists():
+            workdir = Workdir.existing(str(folder / "run"))
+            recipe = launch.session_recipe([str(workdir.config)], [], Recipe)
+            prefix = checkpoints.find(workdir.checkpoints, "last")
+            exported = network.prepare(recipe, prefix, Meaning.of(workdir))
+            with pytest.MonkeyPatch.context() as patch:
+                fine = Agreement(images=1, difference=0.0, same=1, limit=1.0)
+                patch.setattr(comparing, "compare", lambda _, exports, *__, **___: dict.fromkeys(exports, fine))
+                writing.write(exported, {folder / name: chosen_format(folder / name, None)}, [])
+        return folder / name
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "views", "flags"),
+    [
+        ("single_label", "a.keras", "plain", {"top_k": 3}),
+        ("single_label", "a.keras", "five crops", {"top_k": 3}),
+        ("single_label", "a.tflite", "plain", {"top_k": 3}),
+        ("binary", "served", "plain", {}),
+    ],
+)
+def test_an_export_says_what_the_session_says(sessions, exports, run, task, name, views, flags):
+    folder, logits = sessions(task)
+    answers = Answers(Meaning.of(Workdir.existing(str(folder / "run"))), **flags)
+    arguments = {"task": task, "gin_param": VIEWS[views], "workdir": None, "checkpoint": "best", **flags}
+    rows = run("moved", model=str(exports(task, name)), **arguments)
+    assert len(rows) == PHOTOS
+    for photo, expected in logits[views].items():
+        # Probabilities in the order of the classes: those that are nearly equal may change places.
+        found, wanted = (by_class(row) for row in (rows[photo], answers.row(expected)))
+        assert found == pytest.approx(wanted, abs=1e-4)
+
+
+def by_class(row):
+    if "probability" not in row:
+        return {name.split("_", 1)[1]: value for name, value in row.items() if name.startswith("probability_")}
+    places = [which for which in ("", "_2", "_3") if f"class{which}" in row]
+    return {row[f"class{which}"]: row[f"probability{which}"] for which in places}
+
+
+def test_an_export_names_the_images_that_it_cannot_read(sessions, exports, run):
+    folder, _ = sessions("single_label")
+    (folder / "odd").mkdir()
+    (folder / "odd" / "torn.png").write_bytes(b"no picture")
+    (folder / "odd" / "empty.jpg").touch()
+    shutil.copy(folder / "moved" / "cat" / "0.png", folder / "odd" / "whole.png")
+    arguments = {"model": str(exports("single_label", "a.keras")), "workdir": None, "checkpoint": "best"}
+    rows = {Path(name).name: row for name, row in run("odd", "odd/absent.jpg", **arguments).items()}
+    reasons = {name: row["reason"] for name, row in rows.items()}
+    assert reasons.pop("torn.png").startswith("Unknown image file format") and reasons.pop("whole.png") is None
+    assert reasons == {"empty.jpg": "an empty file", "absent.jpg": "cannot be read: No such file or directory"}
+    assert rows["whole.png"]["class"] and not rows["torn.png"]["class"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"gin_param": ("train.batch_size = 2",)}, "nothing uses: train.batch_size"),
+        ({"gin_param": ("train.evaluation_views = 3",)}, "@five_crop()"),
+        ({"checkpoint": "last"}, "--checkpoint beside --model"),
+        ({"workdir": "run"}, "both --model and --workdir"),
+        ({"model": "absent.keras"}, "nothing at"),
+        ({"model": "bare"}, "classes.json"),
+        ({"model": "torn.keras"}, "other content"),
+        ({"model": "only.weights.h5"}, "no network"),
+    ],
+)
+def test_wrong_exports_and_what_is_not_of_exports_is_refused(sessions, exports, run, complaint, given, told):
+    folder, _ = sessions("single_label")
+    usual = {"model": exports("single_label", "a.keras"), "workdir": None, "checkpoint": "best"} | given
+    (folder / "bare").mkdir(exist_ok=True)
+    if usual["model"] in ("torn.keras", "only.weights.h5"):
+        exports("single_label", usual["model"])
+        if told == "other content":
+            with open(folder / usual["model"], "ab") as file:
+                file.write(b"more")
+    with complaint(told):
+        run("moved", **usual | {"model": str(folder / usual["model"])})
 
 
 def test_an_image_has_the_same_prediction_alone(run):
@@ -247,103 +337,12 @@ def test_names_of_any_bytes_are_found_and_looked_at(small, tmp_path):
     assert data_setup.view(recipe, table).uniform
 
 
-# -- what it says ---------------------------------------------------------------------------------------------------
-
-LOGITS = st.lists(st.floats(-80, 80, width=32), min_size=3, max_size=3).map(np.float32)
-SINGLE = Meaning("single_label", CLASSES)
-
-
-@given(logits=LOGITS)
-def test_the_most_probable_classes_come_first(logits):
-    row = Answers(SINGLE, top_k=3).row(logits)
-    exponentials = np.exp(logits.astype(np.float64))
-    shares = dict(zip(CLASSES, exponentials / exponentials.sum(), strict=True))
-    assert list(row) == ["class", "probability", "class_2", "probability_2", "class_3", "probability_3"]
-    named = {row[f"class{which}"]: row[f"probability{which}"] for which in ("", "_2", "_3")}
-    assert named == pytest.approx(shares, rel=2**-23)
-    assert list(named.values()) == sorted(named.values(), reverse=True)
-    assert row["class"] == CLASSES[logits.argmax()]
-    assert Answers(SINGLE).row(logits) == {name: row[name] for name in ("class", "probability")}
-
-
-@given(logits=LOGITS)
-def test_yes_or_no_and_sets_are_decided_as_an_evaluation_does(logits):
-    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    several = Answers(Meaning("multi_label", CLASSES)).row(logits)
-    assert several.pop("class") == [name for name, logit in zip(CLASSES, logits, strict=True) if logit > 0]
-    expected = {f"probability_{name}": value for name, value in zip(CLASSES, probabilities, strict=True)}
-    assert several == pytest.approx(expected, rel=2**-23)
-    binary = Answers(Meaning("binary", ("no", "yes"))).row(logits[:1])
-    assert binary == {"class": "yes" if logits[0] > 0 else "no", "probability_yes": several["probability_cat"]}
-
-
-def test_a_threshold_moves_the_decision_and_not_the_probabilities():
-    logits = np.float32(np.log([0.2 / 0.8, 0.6 / 0.4, 0.9 / 0.1]))
-    chosen = {
-        threshold: Answers(Meaning("multi_label", CLASSES), threshold=threshold).row(logits)
-        for threshold in (0, 0.5, 0.7, 1)
-    }
-    assert [row.pop("class") for row in chosen.values()] == [list(CLASSES), ["dog", "emu"], ["emu"], []]
-    assert all(row == chosen[0] for row in chosen.values())
-    binary = Meaning("binary", ("no", "yes"))
-    assert Answers(binary, threshold=0.7).row(logits[1:2])["class"] == "no"
-
-
-def test_numbers_that_are_not_finite_are_no_prediction():
-    for logits in ([0, np.nan, 0], [0, np.inf, 0]):
-        assert Answers(SINGLE).row(np.float32(logits)) == {"reason": prediction.NOT_FINITE}
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_csv_and_jsonl_hold_the_same(task, tmp_path):
-    answers = Answers(Meaning(task, CLASSES[1:]))
-    [good] = [answers.row(logits) for logits in [np.float32([0.3, 0.2][: 1 if task == "binary" else 2])]]
-    rows = [{"name": 'a "b", c', **good}, {"name": "d", "reason": "torn"}]
-    found = {}
-    for ending in ("csv", "jsonl"):
-        path = tmp_path / f"found.{ending}"
-        with predict._writer(str(path), answers.columns, Console()) as write:
-            for row in rows:
-                write(row)
-            assert not path.exists()
-        found[ending] = path.read_text()
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "found.csv", tmp_path / "found.jsonl"]
-    lines = [json.loads(line) for line in found["jsonl"].splitlines()]
-    cells = list(csv.DictReader(found["csv"].splitlines()))
-    assert [list(line) for line in lines] == [list(row) for row in cells] == [answers.columns] * 2
-    assert lines == [dict.fromkeys(answers.columns) | row for row in rows]
-    for line, row in zip(lines, cells, strict=True):
-        texts = {key: ";".join(value) if isinstance(value, list) else value for key, value in line.items()}
-        assert row == {key: "" if value is None else str(value) for key, value in texts.items()}
-
-
-def test_a_file_that_was_not_finished_leaves_the_earlier_one(tmp_path):
-    path = tmp_path / "found.csv"
-    path.write_text("earlier")
-    with pytest.raises(KeyboardInterrupt), predict._writer(str(path), ["name"], Console()) as write:
-        write({"name": "a"})
-        raise KeyboardInterrupt
-    assert path.read_text() == "earlier" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_regression_says_its_numbers():
-    answers = Answers(Meaning("regression", ("height", "width")))
-    assert answers.row(np.float32([0.1, -3e7])) == {"value_height": 0.1, "value_width": -3e7}
-    assert answers.columns == ["name", "value_height", "value_width", "reason"]
-
-
-@pytest.mark.parametrize(
-    ("task", "given", "told"),
-    [
-        ("single_label", {"top_k": 4}, "1 to 3"),
-        ("single_label", {"top_k": 0}, "--top_k=0"),
-        ("single_label", {"threshold": 0.5}, "no --threshold for the task single_label"),
-        ("multi_label", {"threshold": 1.5}, "--threshold=1.5"),
-        ("multi_label", {"threshold": float("nan")}, "--threshold=nan"),
-        ("multi_label", {"top_k": 2}, "no --top_k for the task multi_label"),
-        ("regression", {"threshold": 0.5}, "leave it out"),
-    ],
-)
-def test_flags_out_of_range_or_of_another_task_are_refused(task, given, told, complaint):
-    with complaint(told):
-        Answers(Meaning(task, CLASSES), **given)
+def test_patterns_are_opened_and_standard_input_is_a_list(photos, tmp_path, monkeypatch):
+    photos(dict.fromkeys(("a/1.png", "a/b/2.png", "c[1].png"), (3, 3)))
+    monkeypatch.chdir(tmp_path / "photos")
+    assert sorted(given(["**/*.png"])) == ["a/1.png", "a/b/2.png", "c[1].png"]
+    # A name is no pattern, and a pattern without a match is told as it is.
+    assert given(["c[1].png", "*.gif", "a"]) == ["c[1].png", "*.gif", "a"]
+    for content, expected in ((b"a/1.png\n\nb c.jpg\r\n", ["a/1.png", "b c.jpg"]), (b"a\nb\0c\0", ["a\nb", "c"])):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        assert given(["x", "-"]) == ["x", *expected]

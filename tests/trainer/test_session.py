@@ -82,7 +82,8 @@ class TestAFinishedSession:
         best = json.loads((finished / "summary.json").read_text())["best"]["step"]
         assert names == {
             "config.gin", "config-0.gin", "classes.json", "environment.json", "examples.npz", "onward.lock",
-            "metrics.jsonl", "summary.json", "checkpoints/checkpoint", "checkpoints/best/checkpoint", *kept,
+            "metrics.jsonl", "summary.json", "stages.json", "report.html", "predictions/validation.npz",
+            "predictions/test.npz", "checkpoints/checkpoint", "checkpoints/best/checkpoint", *kept,
             *(f"checkpoints/best/ckpt-{best}{suffix}" for suffix in checkpoint_files()),
         }  # fmt: skip
 
@@ -118,7 +119,8 @@ class TestAFinishedSession:
         summary = json.loads((finished / "summary.json").read_text())
         assert (summary["steps"], summary["epochs"]) == (STEPS, STEPS * 8 / 44)
         for split, event in zip(("validation", "test"), evaluations[-2:], strict=True):
-            assert summary["final"][split] == {k: event[k] for k in ("loss", "accuracy", "top5_accuracy", "examples")}
+            assert summary["final"][split] == {k: v for k, v in event.items() if k not in ("event", "step", "split")}
+            assert {"loss", "accuracy", "macro_f1", "log_loss", "examples"} < summary["final"][split].keys()
             assert 0 <= event["accuracy"] <= 1
         best = max((event for event in evaluations if event["split"] == "validation"), key=lambda e: e["accuracy"])
         assert summary["best"] == {
@@ -143,6 +145,13 @@ class TestAFinishedSession:
         assert "complete" in capsys.readouterr().out
         assert content(finished) == before
         assert not hasattr(session, "state")
+
+    def test_trains_its_last_steps_again_when_their_checkpoint_is_lost(self, finished, open_session):
+        before = checkpoints.read(finished / "checkpoints" / f"ckpt-{STEPS}")
+        (finished / "checkpoints" / f"ckpt-{STEPS}.index").unlink()
+        assert open_session(finished, DETERMINISTIC).run() == 0
+        after = checkpoints.read(finished / "checkpoints" / f"ckpt-{STEPS}")
+        assert before.keys() == after.keys() and all(np.array_equal(after[name], before[name]) for name in before)
 
     @pytest.mark.parametrize("name", ["summary.json", "environment.json"])
     @pytest.mark.parametrize("content", [None, "{", "{}"])

@@ -360,7 +360,8 @@ def test_a_loss_of_ones_own_may_have_an_if_over_tensors(replicas):
     batches = doubled.strategy.distribute_datasets_from_function(
         lambda context: pipeline.evaluation_batches(EXAMPLES.take(np.arange(4)), batch=4, replicas=replicas, view=VIEW)
     )
-    assert np.isfinite(evaluate(iter(batches), tf.constant(1))["loss"].numpy())
+    sums, _ = evaluate(iter(batches), tf.constant(1))
+    assert np.isfinite(sums["loss"].numpy())
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
@@ -379,7 +380,8 @@ def test_evaluation_counts_each_example_once(replicas, examples):
         )
     )
     steps = pipeline.evaluation_elements(examples, batch=batch, replicas=replicas) // replicas
-    totals = metrics.add(metrics.zeros(CLASSES, task="single_label"), evaluate(batches, tf.constant(steps)))
+    sums, told = evaluate(batches, tf.constant(steps))
+    totals = metrics.add(metrics.zeros(CLASSES, task="single_label"), sums)
     logits = setup.model(part.pixels.astype(np.float32) / 127.5 - 1).numpy()
     predicted = logits.argmax(axis=1)
     expected = np.zeros((CLASSES, CLASSES), np.int64)
@@ -387,4 +389,9 @@ def test_evaluation_counts_each_example_once(replicas, examples):
     np.testing.assert_array_equal(totals["confusion"], expected)
     figures = metrics.figures(totals, task="single_label")
     assert figures["examples"] == examples and totals["replaced"] == 0
+    # Each by itself as well, and padding at positions behind the end.
+    inside = told["position"].numpy() < examples
+    rows = told["position"].numpy()[inside]
+    assert sorted(rows) == list(range(examples))
+    np.testing.assert_allclose(told["logits"].numpy()[inside], logits[rows], rtol=1e-5, atol=1e-6)
     assert figures["accuracy"] == pytest.approx((predicted == part.labels).mean(), abs=1e-12)

@@ -1,5 +1,6 @@
 """Every task goes the whole way: trained, stopped and resumed, its best kept, evaluated."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,22 +16,25 @@ from tensorflow.python.framework import config as tensorflow_config
 
 from data.examples import TASKS, Examples
 from scripts import evaluate
-from trainer import checkpoints, metrics
+from trainer import checkpoints, metrics, outcomes
 from trainer.launch import STOPPED
 from trainer.session import Session
 
 EXAMPLES, SIZE = 120, 16
+CLASSIFIED = {"accuracy", "log_loss", "calibration_error", "roc_auc", "average_precision"}
+ERRORS = {"mean_absolute_error", "mean_squared_error", "root_mean_squared_error", "r2"}
 FIGURES = {
-    "single_label": {"accuracy", "top5_accuracy"},
-    "binary": {"accuracy", "recall", "precision", "f1"},
-    "multi_label": {"accuracy", "exact_match", "macro_f1"},
-    "regression": {"mean_absolute_error", "mean_squared_error", "r2"},
+    "single_label": {"top5_accuracy", "balanced_accuracy", "macro_f1", *CLASSIFIED},
+    "binary": {"recall", "precision", "f1", "balanced_accuracy", *CLASSIFIED},
+    "multi_label": {"exact_match", "macro_f1", *CLASSIFIED},
+    "regression": ERRORS,
 }
+FOUND = {"recall", "precision", "f1", "roc_auc", "average_precision"}
 PER_OUTPUT = {
-    "single_label": {"examples", "recall", "precision"},
-    "binary": {"examples", "recall", "precision"},
-    "multi_label": {"positives", "recall", "precision", "f1"},
-    "regression": {"mean_absolute_error", "mean_squared_error", "r2"},
+    "single_label": {"examples", *FOUND},
+    "binary": {"examples", *FOUND},
+    "multi_label": {"positives", *FOUND},
+    "regression": ERRORS,
 }
 
 
@@ -111,7 +115,11 @@ def test_evaluate_gives_the_figures_of_the_session_and_those_of_each_output(run,
     task, folder = run
     output = tmp_path / "figures.json"
     given = {"workdir": str(folder), "gin_file": [], "gin_param": [], "devices": "cpu", "checkpoint": "last"}
-    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given, split="test", weights=None, output=str(output)))
+    given |= {"split": "test", "weights": None, "output": str(output), "details": True, "is_parsed": lambda: False}
+    monkeypatch.setattr(flags, "FLAGS", SimpleNamespace(**given))
+    path = folder / "predictions" / "test.npz"
+    of_session = outcomes.read(path)
+    path.unlink()
     assert evaluate.main() == 0
     tensorflow_config.disable_op_determinism()
     written = json.loads(output.read_text())
@@ -125,6 +133,11 @@ def test_evaluate_gives_the_figures_of_the_session_and_those_of_each_output(run,
     printed = capsys.readouterr().out
     assert all(name in printed for name in written["classes"])
     assert ("confusion matrix" in printed) == ("confusion" in written)
+    ours, theirs = (dataclasses.asdict(each) for each in (outcomes.read(path), of_session))
+    np.testing.assert_allclose(list(ours["figures"].values()), list(theirs["figures"].values()), rtol=1e-6)
+    for name in ("step", "weights", "names", "labels", "predicted", "confusion"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    np.testing.assert_allclose(ours["losses"].mean(), last["loss"], rtol=1e-6)
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(run, start, events, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from data.examples import TASKS, Examples
 from tests.trainer.test_step import CLASSES, EXAMPLES, SIZE, VIEW
 from trainer import devices, launch, losses, metrics
 from trainer.evaluation import Evaluator
+from trainer.outcomes import Outcomes
 from trainer.recipe import Recipe
 from trainer.step import predictions
 
@@ -103,7 +104,8 @@ def evaluator_of(small, tta, *, replicas=1, batch=4, task="single_label"):
 def test_an_evaluation_with_mirror_images_is_that_of_the_mean_of_two(small, examples, replicas):
     part = EXAMPLES.take(np.arange(examples))
     evaluator, logits = evaluator_of(small, views(), replicas=replicas)
-    totals = evaluator.evaluate(part)
+    outcomes = Outcomes(part)
+    totals = evaluator.evaluate(part, into=outcomes)
     both = np.stack([logits(part.pixels), logits(part.pixels[:, :, ::-1])])
     expected = mean_of(both, "single_label")
     labels = part.labels
@@ -115,6 +117,11 @@ def test_an_evaluation_with_mirror_images_is_that_of_the_mean_of_two(small, exam
     confusion = np.zeros((CLASSES, CLASSES), np.int64)
     np.add.at(confusion, (labels, expected.argmax(axis=1)), 1)
     np.testing.assert_array_equal(totals["confusion"], confusion)
+    # And each by itself, in the order of the table.
+    assert outcomes.seen.all()
+    np.testing.assert_allclose(outcomes.logits, expected, rtol=0, atol=64 * 30 * 2**-23)
+    np.testing.assert_array_equal(outcomes.predicted, expected.argmax(axis=1))
+    assert outcomes.losses.mean() == pytest.approx(loss, abs=64 * 30 * 2**-23)
     if examples == 50:
         one = -log_softmax(both[0].astype(np.float64))[np.arange(examples), labels].mean()
         assert abs(one - loss) > 0.01, "the mirror images must matter"

@@ -1,9 +1,11 @@
 """The folder of a session, and its files, which are whole or not there."""
 
+import dataclasses
 import math
 
 import pytest
 
+from trainer.recipe import Recipe
 from trainer.workdir import Workdir, read_json, write_json, write_text
 
 
@@ -102,6 +104,13 @@ class TestTheConfiguration:
             "lr: 0.5 -> 0.25", "train.seed: 1 -> unset", "a.b: unset -> 'c'", "--allow_change=a.b,lr,train.seed"
         ):
             workdir.check_config("lr = 0.25\na.b = 'c'\ntrain.window = 3", [])
+
+    def test_that_came_with_a_later_version_has_had_its_default(self, workdir, complaint):
+        assert "xla" in {field.name for field in dataclasses.fields(Recipe)}
+        before = workdir.config.read_text()
+        assert workdir.check_config(before + "train.xla = 'never'\n", []) == []
+        with complaint("train.xla: 'never' -> 'always'"):
+            workdir.check_config(before + "train.xla = 'always'\n", [])
 
     @pytest.mark.parametrize("name", ["batch_size", "train.batch_size"])
     def test_cannot_change_what_a_step_is(self, workdir, complaint, name):

@@ -14,6 +14,7 @@ from trainer.models.backbones import Backbone
 from trainer.models.batchnorm import fuse, hides_one
 from trainer.models.heads import Head, linear
 from trainer.models.naming import numbered_from_zero, variable_name
+from trainer.models.randomness import draw_by_replica
 from trainer.models.weights import WeightReport, assign, named_variables
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -69,8 +70,16 @@ class Architecture:
             fused: with the batch normalisation of `trainer.models.batchnorm` in place of Keras'.
 
         Raises:
-            UserError: the image size does not suit the backbone, or the weights do not fit.
+            UserError: the image size does not suit the backbone, the weights do not fit, or the precision is to be
+                chosen, which only a session does.
         """
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"train.precision = {precision!r}: nothing is measured here",
+                where="gin binding train.precision (precision)",
+                expected=f"one of {', '.join(PRECISIONS)}",
+                do="--gin_param=\"precision = 'float32'\"",
+            )
         outer = keras.config.dtype_policy()
         keras.config.set_dtype_policy(precision)
         try:
@@ -94,6 +103,7 @@ class Architecture:
                     expected="batch normalisation as a layer of its own",
                     do="call the layers one by one instead of a model or layer that holds them",
                 )
+        draw_by_replica(model)
         loaded = self.load(backbone)
         return Network(model, backbone, _named_variables(model, backbone), loaded)
 

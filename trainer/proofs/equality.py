@@ -100,7 +100,7 @@ def _train(strategy: tf.distribute.Strategy, case: Case) -> dict[str, np.ndarray
     rates = tf.constant(np.linspace(0.05, 0.01, STEPS, dtype=np.float32))
     records = window(_stream(strategy, case), rates, tf.constant(STEPS))
     rendering = Rendering(size=(SIZE, SIZE), colour=as_rows(normalisation(mean=127.5, scale=127.5)))
-    totals = evaluation_window(**shown, rendering=rendering)(*_evaluated(strategy))
+    totals, _ = evaluation_window(**shown, rendering=rendering)(*_evaluated(strategy))
     exact = case.precision == "float32"
     return {
         **{f"weights/{name}": variable.numpy() for name, variable in (variables | statistics).items()},

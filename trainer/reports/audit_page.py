@@ -1,24 +1,19 @@
 """The audit as one page that needs nothing else, with small pictures of what it flags."""
 
-import base64
-import io
 import os
 from collections.abc import Iterator, Mapping
 
-import jinja2
 import numpy as np
-from PIL import Image
 
 from data.audit import name_of
 from data.examples import Examples, Stream
-from data.fingerprints import upright
 from data.inspection import Looker, in_order
+from trainer.reports import pages
 
 # Of each kind, what the page shows; the rest is in audit.json.
 SHOWN = {"duplicates": 40, "near_duplicates": 60, "bad": 200, "misnamed": 50}
 # Names of one group of duplicates, and classes.
 NAMES, CLASSES = 12, 200
-THUMBNAIL = 160
 
 
 def render(document: dict, *, thumbnails: Mapping[bytes, str]) -> str:
@@ -28,21 +23,14 @@ def render(document: dict, *, thumbnails: Mapping[bytes, str]) -> str:
         document: see `data.audit.audit`.
         thumbnails: name -> address of its picture, as `thumbnails` gives them; may lack some.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainer.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("audit.html").render(
-        **document,
-        summary=summary(document),
-        thumbnail=lambda image: thumbnails.get(name_of(image)),
-        shown=SHOWN,
-        names_shown=NAMES,
-        classes_shown=CLASSES,
-    )
+    values = {
+        "summary": summary(document),
+        "thumbnail": lambda image: thumbnails.get(name_of(image)),
+        "shown": SHOWN,
+        "names_shown": NAMES,
+        "classes_shown": CLASSES,
+    }
+    return pages.render("audit.html", document | values)
 
 
 def summary(document: dict) -> list[tuple[str, str]]:
@@ -77,7 +65,7 @@ def _flags(found: Mapping[str, int]) -> str:
 
 
 def thumbnails(document: dict, source: Examples | Stream, *, looker: Looker) -> dict[bytes, str]:
-    """Pictures of the duplicates that the page shows: name -> `data:` address of a JPEG of at most THUMBNAIL pixels.
+    """Pictures of the duplicates that the page shows: name -> `data:` address of a JPEG, see `pages.thumbnail`.
 
     What has changed since it was looked at, and no longer decodes, is left out.
     """
@@ -89,7 +77,7 @@ def thumbnails(document: dict, source: Examples | Stream, *, looker: Looker) -> 
     def picture(found: tuple[bytes, bytes | np.ndarray | None]) -> tuple[bytes, str | None]:
         name, image = found
         sight = looker.file(os.path.join(os.fsencode(source.root), name)) if image is None else looker.image(image)
-        return name, None if sight.canvas is None else _address(sight.canvas, sight.orientation)
+        return name, None if sight.canvas is None else pages.thumbnail(sight.canvas, sight.orientation)
 
     return {name: address for name, address in in_order(picture, _images(source, wanted)) if address}
 
@@ -108,11 +96,3 @@ def _images(source: Examples | Stream, wanted: set[bytes]) -> Iterator[tuple[byt
         return
     for row in np.flatnonzero(np.isin(source.names, np.array(sorted(wanted), source.names.dtype))):
         yield bytes(source.names[row]), None if source.pixels is None else source.pixels[row]
-
-
-def _address(canvas: np.ndarray, orientation: int) -> str:
-    image = upright(Image.fromarray(canvas), orientation)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

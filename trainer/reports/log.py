@@ -3,21 +3,23 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from data.errors import UserError
 from trainer.guard import LOSS_SCALE, reason_of
-from trainer.workdir import write_text
+from trainer.workdir import write_bytes
 
 # What is recorded of a step, and told by other events than `train`.
 NOT_TOLD = ("finite", "spike", "sound", "replaced", "wait")
 # What no figure comes near to.
 LARGEST = 1e100
-# Events of each step, too many to be held in memory.
+# Events of each step, too many to be held in memory, and how `_line` begins them.
 MANY = "train"
+BEGINNING = re.compile(rb'\{"event": "train", "step": (\d+)[,}]')
 
 
 class MetricsLog:
@@ -30,13 +32,13 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, writes: bool = True):
         self._path, self._writes = path, writes
-        self._held = [event for event in self.events if event["event"] != MANY]
+        self._follower: Callable[[list[dict]], object] | None = None
+        self._held = [event for event in self.points(lambda step: False) if event["event"] != MANY]
 
     @property
     def events(self) -> list[dict]:
         """All of them, as the file has them, oldest first."""
-        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
-        return [event for line in lines if (event := _parsed(line)) is not None]
+        return list(stream(self._path))
 
     def cut(self, step: int, *, roll_backs: int = 0) -> None:
         """Forgets what happened after this step, and all roll-backs but the first so many, in the file too."""
@@ -46,8 +48,11 @@ class MetricsLog:
                 return event.get("number") in range(roll_backs + 1)
             return event["step"] <= step
 
-        if self._writes:
-            write_text(self._path, "".join(map(_line, filter(stays, self.events))))
+        # A long log that stays as it is is not written again.
+        if self._writes and (
+            not self._path.exists() or any(_left(line, step, stays) != line for line in _lines(self._path))
+        ):
+            write_bytes(self._path, b"".join(_left(line, step, stays) for line in _lines(self._path)))
         self._held = list(filter(stays, self._held))
 
     def append(self, events: Iterable[dict]) -> None:
@@ -57,6 +62,16 @@ class MetricsLog:
             with open(self._path, "a") as file:
                 file.write("".join(map(_line, finite)))
         self._held.extend(event for event in finite if event["event"] != MANY)
+        if self._follower is not None:
+            self._follower(finite)
+
+    def followed_by(self, follower: Callable[[list[dict]], object]) -> None:
+        """Has a function see what is appended from here on, each time all of it."""
+        self._follower = follower
+
+    def points(self, wanted: Callable[[int], bool]) -> Iterator[dict]:
+        """The events, oldest first, of `train` those of the steps that are wanted; the others are not even parsed."""
+        return stream(self._path, wanted)
 
     def check(self, session: str | None) -> None:
         """Looks whose log it is, by what each start has written into it.
@@ -67,7 +82,7 @@ class MetricsLog:
         Raises:
             UserError: it is another one's.
         """
-        owners = {event.get("session") for event in self.events if event["event"] in ("start", "resume")}
+        owners = {event.get("session") for event in self._held if event["event"] in ("start", "resume")}
         if session is not None and owners - {None, session}:
             raise UserError(
                 f"{self._path.name} is of another session",
@@ -87,6 +102,37 @@ class MetricsLog:
         wanted = {"event": event, **fields}
         known = self.events if event == MANY else self._held
         return [found for found in known if all(found.get(name) == value for name, value in wanted.items())]
+
+
+def stream(path: Path, wanted: Callable[[int], bool] | None = None) -> Iterator[dict]:
+    """The events of a file one by one, oldest first; of a missing one, none.
+
+    Args:
+        wanted: whether the `train` event of a step is; None: all are.
+    """
+    for line in _lines(path):
+        step = BEGINNING.match(line) if wanted is not None else None
+        if step is not None and not wanted(int(step[1])):
+            continue
+        if (event := _parsed(line)) is not None:
+            yield event
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file with their ends; of a missing one, none."""
+    if path.exists():
+        with open(path, "rb") as file:
+            for line in file:
+                yield from line.splitlines(keepends=True)
+
+
+def _left(line: bytes, step: int, stays: Callable[[dict], bool]) -> bytes:
+    """What is left of a line when what comes after a step is cut off; `train` events, which are many, unparsed."""
+    found = BEGINNING.match(line)
+    if found is not None and line.endswith(b"}\n"):
+        return line if int(found[1]) <= step else b""
+    event = _parsed(line)
+    return _line(event).encode() if event is not None and stays(event) else b""
 
 
 def _parsed(line: bytes) -> dict | None:

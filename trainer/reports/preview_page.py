@@ -1,12 +1,9 @@
 """The contact sheet of a preview: as one page that needs nothing else, and as one picture."""
 
-import base64
-import io
-
-import jinja2
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.preview import Picture, Preview
+from trainer.reports import pages
 
 # Sides in pixels between which pictures are shown; smaller ones are enlarged by a whole number.
 LEAST, MOST = 96, 256
@@ -23,27 +20,16 @@ Text = list[tuple[int, int, int, str, str]]
 
 def render(preview: Preview) -> str:
     """The page."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trainer.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("preview.html").render(preview=preview, address=_address, side=_shown_side)
+    return pages.render("preview.html", {"preview": preview, "address": _address, "side": _shown_side})
 
 
 def _address(picture: Picture) -> str:
     """`data:` address: PNG of small pictures, JPEG of others."""
-    image, file = Image.fromarray(picture.pixels), io.BytesIO()
+    image = Image.fromarray(picture.pixels)
     if max(image.size) <= EXACT:
-        image.save(file, "PNG")
-        kind = "png"
-    else:
-        image.thumbnail((2 * MOST, 2 * MOST))
-        image.save(file, "JPEG", quality=90)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+        return pages.address(image, "PNG")
+    image.thumbnail((2 * MOST, 2 * MOST))
+    return pages.address(image, "JPEG", quality=90)
 
 
 def _shown_side(picture: Picture) -> int:

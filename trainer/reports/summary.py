@@ -1,63 +1,13 @@
-"""The header of a run, and `summary.json` at its end, both computed from what is recorded."""
+"""`summary.json`, computed from what is recorded."""
 
-import math
 import statistics
-from pathlib import Path
 
-from data.frozen import Frozen
 from trainer.forgetting.report import before_and_after
 from trainer.optimization.stages import Plan
-from trainer.recipe import Recipe
 from trainer.reports.log import MetricsLog
-from trainer.state import TrainingState
 
 # What an `eval` event holds beside its figures.
 ABOUT = ("event", "step", "split", "weights", "seconds")
-
-
-def header(
-    recipe: Recipe,
-    state: TrainingState,
-    plan: Plan,
-    data: Frozen,
-    *,
-    environment: dict,
-    workdir: Path,
-    step: int,
-    weights: str,
-) -> list[tuple[str, str]]:
-    """What will happen, as name and value; `weights`: where those of the first step come from."""
-    network, names = state.network, data.examples.class_names
-    counts = ", ".join(f"{len(part)} {name}" for name, part in data.parts().items())
-    rows = [
-        ("data", f"{data.examples.root or recipe.source.__name__}: {counts}"),
-        ("task", data.examples.task),
-        (
-            "outputs" if data.examples.task == "regression" else "classes",
-            f"{len(names)}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}",
-        ),
-        (
-            "model",
-            f"{recipe.model.backbone.name} at {recipe.image_size} px, {network.model.count_params():,} parameters",
-        ),
-        ("weights", weights),
-    ]
-    for planned in plan.stages:
-        chosen = state.trainable[planned.stage.name].names
-        size = sum(math.prod(network.variables[name].shape) for name in chosen)
-        trains = f"{', '.join(planned.stage.trains)} ({len(chosen)} variables, {size:,} parameters)"
-        rows.append((f"stage {planned.stage.name}", f"steps {planned.start} to {planned.stop}: trains {trains}"))
-    if state.cut is not None:
-        numbers = f"{' x '.join(map(str, state.cut.prefix.shape))} numbers of {recipe.features.dtype}"
-        rows.append(
-            ("features", f"{numbers} behind {state.cut.prefix.layer}, {recipe.features.views} view(s) an image")
-        )
-    devices = f"{environment['replicas']} x {environment['device_kind']}"
-    devices += f" on {environment['workers']} workers" if environment["workers"] > 1 else ""
-    rows.append(("devices", f"{devices}, {recipe.precision}, global batch {recipe.batch_size}"))
-    rows.append(("workdir", f"{workdir}{f', goes on at step {step}' if step else ''}"))
-    rows.extend(("note", note) for note in data.examples.notes)
-    return rows
 
 
 def make(

@@ -13,7 +13,7 @@ from data.decode import Decoding
 from data.examples import Examples, Record, Stream
 from data.findings import Journal
 from data.inspection import Looker
-from trainer.reports import audit_page
+from trainer.reports import audit_page, pages
 
 LOOKER = Looker(Decoding(short_side=8))
 
@@ -99,7 +99,7 @@ def test_what_is_flagged_has_a_small_picture_wherever_the_images_lie(tmp_path, p
     found, thumbnails = page(source)
     assert set(thumbnails) == {b"0.png", b"2.png"} and len(found.pictures) == 3
     with Image.open(io.BytesIO(base64.b64decode(found.pictures[0].split(",")[1]))) as image:
-        assert max(image.size) <= audit_page.THUMBNAIL and image.width > image.height
+        assert max(image.size) <= pages.THUMBNAIL and image.width > image.height
 
 
 def test_the_page_stays_small_when_much_is_flagged(tmp_path, page, monkeypatch):

@@ -1,0 +1,45 @@
+"""Images per second of the training loop and of its peers, measured in turn in one run."""
+
+import tempfile
+from pathlib import Path
+
+from trainer.benchmarks import fit, rates
+from trainer.benchmarks.results import Result, Table
+from trainer.benchmarks.settings import Settings
+from trainer.benchmarks.windows import compare, range_of, rounds_of
+from trainer.reports.console import Console
+
+ONWARD = "onward"
+# A peer that is so many times slower than the best decides nothing.
+HOPELESS = 4.0
+
+
+def run(settings: Settings, console: Console) -> Result:
+    """--part=loop."""
+    with tempfile.TemporaryDirectory(prefix="onward-loop-") as folder:
+        subject = rates.prepared(settings, Path(folder))
+        _, traced = subject.both()
+        rounds = {ONWARD: traced.run, **fit.peers(subject)}
+        timing = {"images": subject.images, "repeats": settings.repeats, "hopeless": HOPELESS}
+        measured = rounds_of(rounds, report=console.say, **timing)
+        title = rates.title(subject)
+    rows = compare(measured, against=ONWARD)
+    figures = {"title": title, "rows": rows, "rates": measured, "settings": settings_of(measured)}
+    where = subject.environment()
+    return Result(figures=figures, tables=[table(title, rows)], sentences=told(measured), environment=where)
+
+
+def table(title: str, rows: list[dict]) -> Table:
+    """Rows of `trainer.benchmarks.windows.compare` for people."""
+    cells = [(row["name"], f"{row['images_per_second']:.1f}", f"{row['ratio']:.2f} x", range_of(row)) for row in rows]
+    return Table(title, ("", "images/s, median", "onward is", "over the rounds"), cells)
+
+
+def settings_of(measured: dict[str, list]) -> dict[str, str]:
+    """What each of the peers that took part was given."""
+    return {str(setting): setting.told for setting in fit.SETTINGS if str(setting) in measured}
+
+
+def told(measured: dict[str, list]) -> list[str]:
+    """What all of them were given."""
+    return [f"fit trains on {fit.GIVEN}"] if settings_of(measured) else []
