@@ -19,7 +19,6 @@ from trainer import launch  # isort: skip  (quietens TensorFlow's log before it 
 
 import functools
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +28,19 @@ from data.errors import RunFailure
 from trainer.cluster import Members
 from trainer.launching import gpus
 from trainer.proofs import equality, moving
-from trainer.proofs.ways import Way, kind_of, strategy_of, ways
+from trainer.proofs.ways import Way, define_flags, kind_of, own_way, strategy_of, ways
 
 
 def main() -> int:
     own, workdir = flags.FLAGS, Path(launch.required("workdir")).expanduser().absolute()
-    if own.replicas:
-        return _work(Path(own.result), Way(kind_of(own.devices), own.workers, own.replicas))
+    if way := own_way(own.devices):
+        return _work(Path(own.result), way)
     kind = kind_of(own.devices)
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     reference = None
     for way in ways(kind):
         result = workdir / f"{way.name}.npz"
-        command = [sys.executable, __file__, f"--workdir={workdir}", f"--devices={own.devices}"]
-        command += [f"--result={result}", f"--workers={way.workers}", f"--replicas={way.replicas}"]
-        way.run(command, logs=workdir / way.name)
+        way.run([__file__, f"--workdir={workdir}", f"--devices={own.devices}"], result=result)
         with np.load(result) as found:
             numbers = dict(found)
         reference = reference or numbers
@@ -62,7 +59,6 @@ def _work(result: Path, way: Way) -> int:
     members = Members.found(None)
     numbers = equality.trained(strategy_of(way, members))
     if members is None or members.is_chief:
-        result.parent.mkdir(parents=True, exist_ok=True)
         np.savez(result, **numbers)
     return 0
 
@@ -74,13 +70,6 @@ def _unequal(found: str, workdir: Path) -> RunFailure:
         expected="the same numbers to rounding",
         do="train on one device, and report this with the folder",
     )
-
-
-def define_flags() -> None:
-    """Registers the flags of this script alone."""
-    flags.DEFINE_integer("workers", 1, "Of a process that this script starts: how many there are.")
-    flags.DEFINE_integer("replicas", 0, "Likewise: how many replicas each has.")
-    flags.DEFINE_string("result", None, "Likewise: where the numbers go.")
 
 
 def run() -> None:

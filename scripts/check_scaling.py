@@ -12,7 +12,6 @@ from trainer import launch  # isort: skip  (quietens TensorFlow's log before it 
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -22,7 +21,7 @@ from trainer.benchmarks import prediction
 from trainer.benchmarks.results import Result
 from trainer.cluster import Members
 from trainer.launching import gpus
-from trainer.proofs.ways import Way, kind_of, strategy_of
+from trainer.proofs.ways import Way, define_flags, kind_of, own_way, strategy_of
 from trainer.recipe import Recipe
 from trainer.workdir import write_json, write_text
 
@@ -41,20 +40,15 @@ def main() -> int:
             expected=f"a multiple of {max(prediction.PARTS)}, to be cut over as many replicas",
             do=f"--gin_param='batch_size = {max(prediction.PARTS) * (recipe.batch_size // max(prediction.PARTS) + 1)}'",
         )
-    if own.replicas:
-        return _work(recipe, Path(own.result), Way(kind_of(own.devices), own.workers, own.replicas))
+    if way := own_way(own.devices):
+        return _work(recipe, Path(own.result), way)
     kind, found = kind_of(own.devices), {}
     for way in (Way(kind, *shape) for shape in SHAPES):
         if kind == "gpu" and way.workers * way.replicas > len(gpus()):
             continue
         result = workdir / f"{way.name}.json"
-        command = [sys.executable, __file__, f"--workdir={workdir}", f"--devices={own.devices}", f"--result={result}"]
-        command += [f"--workers={way.workers}", f"--replicas={way.replicas}"]
-        command += [
-            *(f"--gin_file={each}" for each in own.gin_file),
-            *(f"--gin_param={each}" for each in own.gin_param),
-        ]
-        way.run(command, logs=workdir / way.name)
+        given = [*(f"--gin_file={each}" for each in own.gin_file), *(f"--gin_param={each}" for each in own.gin_param)]
+        way.run([__file__, f"--workdir={workdir}", f"--devices={own.devices}", *given], result=result)
         found[way] = prediction.Measured.of(json.loads(result.read_text()))
         print(f"{way}: measured", flush=True)
     title = f"{recipe.model.backbone.name}, {recipe.image_size} px, batch {recipe.batch_size}, {recipe.precision}"
@@ -70,16 +64,8 @@ def _work(recipe: Recipe, result: Path, way: Way) -> int:
     members = Members.found(None)
     measured = prediction.measure(recipe, way, strategy_of(way, members))
     if members is None or members.is_chief:
-        result.parent.mkdir(parents=True, exist_ok=True)
         write_json(result, dataclasses.asdict(measured))
     return 0
-
-
-def define_flags() -> None:
-    """Registers the flags of this script alone."""
-    flags.DEFINE_integer("workers", 1, "Of a process that this script starts: how many there are.")
-    flags.DEFINE_integer("replicas", 0, "Likewise: how many replicas each has.")
-    flags.DEFINE_string("result", None, "Likewise: where the numbers go.")
 
 
 def run() -> None:

@@ -86,22 +86,8 @@ def _export() -> tuple[Meaning, Callable[[dict[str, str], Console], Told]]:
     opened = reading.open_export(flags.FLAGS.model)
 
     def start(images: dict[str, str], console: Console) -> Told:
-        named = [name for name, reason in images.items() if not reason]
-        said = opened.predict(named, views=views)
-        report = console.count("predicting", len(named))
-
-        def told():
-            done = 0
-            for name, reason in images.items():
-                if reason:
-                    yield name, None, reason
-                    continue
-                logits, why = next(said)
-                done += 1
-                report(done)
-                yield name, logits, why
-
-        return told(), str(opened.path)
+        said = opened.predict([name for name, reason in images.items() if not reason], views=views)
+        return prediction.in_order(images, said, console), str(opened.path)
 
     return opened.meaning, start
 

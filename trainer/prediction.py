@@ -183,6 +183,28 @@ def tell_bad(images: dict[str, str], console: Console) -> None:
         console.say(f"no prediction for {told}", style="yellow")
 
 
+def in_order(
+    images: dict[str, str], said: Iterator[tuple[np.ndarray | None, str]], console: Console
+) -> Iterator[tuple[str, np.ndarray | None, str]]:
+    """Of every image in turn what is said of it, or why nothing is; shows how many are done.
+
+    Args:
+        images: as `listed` gives them.
+        said: logits [K] float32 of each image that has no reason yet, or None; and why there are none.
+
+    Yields:
+        name; logits or None; and why there are none.
+    """
+    report, done = console.count("predicting", sum(not reason for reason in images.values())), 0
+    for name, reason in images.items():
+        logits = None
+        if not reason:
+            logits, reason = next(said)
+            done += 1
+            report(done)
+        yield name, logits, reason
+
+
 def predict(
     recipe: Recipe, network: Network, examples: Examples, view: View, *, strategy: tf.distribute.Strategy, task: str
 ) -> Iterator[tuple[np.ndarray, bool]]:

@@ -155,12 +155,5 @@ def predict(
         network, view = trained.network(meaning.outputs), data_setup.view(recipe, table)
         about = {"strategy": trained.strategy, "task": meaning.task}
         said = prediction.predict(recipe, network, table.examples, view, **about)
-    report, done = console.count("predicting", len(table.examples)), 0
-    for name, reason in images.items():
-        if reason:
-            yield name, None, reason
-            continue
-        logits, broken = next(said)
-        done += 1
-        report(done)
-        yield (name, None, prediction.GONE) if broken else (name, logits, "")
+    answers = ((None, prediction.GONE) if broken else (logits, "") for logits, broken in said)
+    yield from prediction.in_order(images, answers, console)

@@ -1,10 +1,12 @@
 """How many replicas and workers a proof tries, and the devices of each."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
+from absl import flags
 
 from data.errors import RunFailure
 from trainer import devices, launching
@@ -30,12 +32,19 @@ class Way:
         workers = f"{self.workers} workers" if self.workers > 1 else "1 process"
         return f"{workers}, {self.replicas} {self.kind.upper()} replica{'s' * (self.replicas > 1)} each"
 
-    def run(self, command: Sequence[str], *, logs: Path) -> None:
-        """Runs a command in each of the workers.
+    def run(self, script: Sequence[str], *, result: Path) -> None:
+        """Runs a script in each of the workers.
+
+        Args:
+            script: its file and flags; it gets those of `define_flags` as well.
+            result: where the chief of the workers is to write; their logs go to a folder beside it.
 
         Raises:
             RunFailure: one of them failed.
         """
+        result.parent.mkdir(parents=True, exist_ok=True)
+        own = [f"--workers={self.workers}", f"--replicas={self.replicas}", f"--result={result}"]
+        command, logs = [sys.executable, *script, *own], result.with_suffix("")
         status = launching.Group(command, workers=self.workers, logs=logs, say=lambda line: None).run(restarts=0)
         if status:
             raise RunFailure(
@@ -44,6 +53,19 @@ class Way:
                 expected="all to come to their end",
                 do="look into the logs there",
             )
+
+
+def define_flags() -> None:
+    """Registers the flags that tell a process, which `Way.run` has started, what it is."""
+    flags.DEFINE_integer("workers", 1, "Of a process that this script starts: how many there are.")
+    flags.DEFINE_integer("replicas", 0, "Likewise: how many replicas each has.")
+    flags.DEFINE_string("result", None, "Likewise: where the numbers go.")
+
+
+def own_way(devices: str) -> Way | None:
+    """The way of this process, if `Way.run` has started it."""
+    given = flags.FLAGS
+    return Way(kind_of(devices), given.workers, given.replicas) if given.replicas else None
 
 
 def ways(kind: str) -> list[Way]:
