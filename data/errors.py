@@ -1,6 +1,7 @@
 """The two ways a run ends badly that are not bugs. Everything else that escapes is a bug."""
 
 import errno
+import reprlib
 
 from data.names import printable
 
@@ -42,3 +43,18 @@ class RunFailure(UserError):
     """
 
     exit_status = 3
+
+
+def expect(binding: str, value: object, holds: object, expected: str) -> None:
+    """Refuses the value of a gin binding that does not hold.
+
+    Raises:
+        UserError: see there.
+    """
+    if not holds:
+        raise UserError(
+            f"{binding} = {reprlib.repr(value)}",
+            where=f"gin binding {binding}",
+            expected=expected,
+            do=f"correct it in the recipe, or --gin_param='{binding} = ...'",
+        )

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import cancellation, context, execute
 
-from data.errors import UserError
+from data.errors import UserError, expect
 
 # Batches that wait for an earlier one: where they are more, with more bytes, the earlier one counts as lost.
 WAITING, WAITING_BYTES = 16, 2**31
@@ -67,13 +67,7 @@ class DataService:
         self._met = False
 
     def _expect(self, name: str, holds: object, expected: str) -> None:
-        if not holds:
-            raise UserError(
-                f"data_service.{name} = {getattr(self, name)!r}",
-                where=f"gin binding data_service.{name}",
-                expected=expected,
-                do=f'--gin_param="data_service.{name} = {"host:5000" if name == "address" else 20}"',
-            )
+        expect(f"data_service.{name}", getattr(self, name), holds, expected)
 
     def meet(self, batches: tf.data.Dataset, say: Callable[[str], object]) -> None:
         """Has every data worker make the first batch and compares it with this host's own; once in a process.

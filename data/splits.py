@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import gin
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, expect
 from data.examples import SPLITS, Examples
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -129,11 +129,11 @@ def split_k_fold(
             a group.
     """
     cut = isinstance(folds, int) and folds >= 2
-    _expect("split_k_fold.folds", folds, cut, "a whole number of at least 2")
-    _expect("split_k_fold.fold", fold, isinstance(fold, int) and 0 <= fold < folds, f"a whole number below {folds}")
-    _expect("split_k_fold.held_out", held_out, held_out in SPLITS[1:], "validation or test")
+    expect("split_k_fold.folds", folds, cut, "a whole number of at least 2")
+    expect("split_k_fold.fold", fold, isinstance(fold, int) and 0 <= fold < folds, f"a whole number below {folds}")
+    expect("split_k_fold.held_out", held_out, held_out in SPLITS[1:], "validation or test")
     share = isinstance(other, int | float) and 0 <= other < 1
-    _expect("split_k_fold.other", other, share, "a share of at least 0, below 1")
+    expect("split_k_fold.other", other, share, "a share of at least 0, below 1")
     if (examples.stated_split == SPLITS.index(held_out)).any():
         raise UserError(
             f"the source states which examples are {held_out}",
@@ -185,14 +185,14 @@ def split_as_keras(
     """
     rules = (*KERAS_FORMATS, "fit")
     in_order = sorted(examples.class_names) if class_names is None else list(class_names)
-    _expect("split_as_keras.rule", rule, rule in rules, f"one of {', '.join(rules)}")
+    expect("split_as_keras.rule", rule, rule in rules, f"one of {', '.join(rules)}")
     share = isinstance(validation, float) and 0 < validation < 1
-    _expect("split_as_keras.validation", validation, share, "a share above 0, below 1")
+    expect("split_as_keras.validation", validation, share, "a share above 0, below 1")
     seeded = rule != "image_dataset_from_directory" or (isinstance(seed, int) and 0 <= seed < 2**32)
-    _expect("split_as_keras.seed", seed, seeded, "the seed given to Keras, below 2**32")
+    expect("split_as_keras.seed", seed, seeded, "the seed given to Keras, below 2**32")
     known = ", ".join(examples.class_names)
     same = len(in_order) == len(examples.class_names) and set(in_order) == set(examples.class_names)
-    _expect("split_as_keras.class_names", class_names, same, f"the names {known} in the order given to Keras")
+    expect("split_as_keras.class_names", class_names, same, f"the names {known} in the order given to Keras")
     if rule != "fit" and examples.task not in ("single_label", "binary"):
         raise UserError(
             f"an example of the task {examples.task} does not belong to one class",
@@ -305,11 +305,4 @@ def _check_shares(validation: float, test: float, *, where: str) -> None:
             where=f"gin bindings {where}.validation, {where}.test",
             expected="both at least 0, their sum below 1",
             do="correct the bindings",
-        )
-
-
-def _expect(binding: str, value, fits: bool, expected: str) -> None:
-    if not fits:
-        raise UserError(
-            f"{binding} = {value!r}", where=f"gin binding {binding}", expected=expected, do="correct the binding"
         )

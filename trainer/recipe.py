@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import itertools
 import math
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 
 import gin
@@ -18,7 +17,7 @@ from data.augment.operation import Operation
 from data.augment.policy import Policy
 from data.augment.views import Views
 from data.durations import Duration
-from data.errors import UserError
+from data.errors import UserError, expect
 from data.examples import Examples, Stream
 from data.service import DataService
 from trainer.forgetting.anchor import Anchor
@@ -184,46 +183,50 @@ class Recipe:
     def __post_init__(self):
         counts = ("batch_size", "image_size", "window", "keep_checkpoints", "samples", "evaluation_samples")
         for name in (*counts, "accumulation", "reference_batch"):
-            _expect(name, getattr(self, name), _is_count(getattr(self, name)), "a whole number above 0")
-        _expect(
-            "seed",
+            expect(f"train.{name}", getattr(self, name), _is_count(getattr(self, name)), "a whole number above 0")
+        expect(
+            "train.seed",
             self.seed,
             _is_count(self.seed + 1) and self.seed < 2**32 if isinstance(self.seed, int) else False,
             "a whole number below 2**32",
         )
         evaluation = self.evaluation_batch_size
-        _expect("evaluation_batch_size", evaluation, evaluation is None or _is_count(evaluation), "None or above 0")
+        expect(
+            "train.evaluation_batch_size", evaluation, evaluation is None or _is_count(evaluation), "None or above 0"
+        )
         packed = self.reduction_bytes
-        _expect("reduction_bytes", packed, packed is None or _is_count(packed), "None or a number of bytes above 0")
+        expect(
+            "train.reduction_bytes", packed, packed is None or _is_count(packed), "None or a number of bytes above 0"
+        )
         number = isinstance(self.crop, int | float) and 0 < self.crop <= 1
-        _expect("crop", self.crop, number, "a number above 0, at most 1")
+        expect("train.crop", self.crop, number, "a number above 0, at most 1")
         clips = {name: getattr(self, name) for name in ("clip_norm", "clip_value", "clip_adaptive")}
         for name, clip in clips.items():
-            _expect(name, clip, clip is None or (_is_number(clip) and clip > 0), "None or above 0")
+            expect(f"train.{name}", clip, clip is None or (_is_number(clip) and clip > 0), "None or above 0")
         used = [name for name, clip in clips.items() if clip is not None]
         for name in used[1:]:
-            _expect(name, clips[name], False, f"None beside train.{used[0]}: one bound on the gradient")
+            expect(f"train.{name}", clips[name], False, f"None beside train.{used[0]}: one bound on the gradient")
         decay = self.ema is None or (_is_number(self.ema) and 0 <= self.ema < 1)
-        _expect("ema", self.ema, decay, "None, or a number in 0..1 and below 1, such as .999")
-        _expect("ema_warmup", self.ema_warmup, isinstance(self.ema_warmup, bool), "True or False")
+        expect("train.ema", self.ema, decay, "None, or a number in 0..1 and below 1, such as .999")
+        expect("train.ema_warmup", self.ema_warmup, isinstance(self.ema_warmup, bool), "True or False")
         scaling = self.learning_rate_scaling
-        _expect("learning_rate_scaling", scaling, scaling in (None, *SCALINGS), f"None, {' or '.join(SCALINGS)}")
-        _expect("plateau", self.plateau, isinstance(self.plateau, Plateau | None), "None or @plateau()")
+        expect("train.learning_rate_scaling", scaling, scaling in (None, *SCALINGS), f"None, {' or '.join(SCALINGS)}")
+        expect("train.plateau", self.plateau, isinstance(self.plateau, Plateau | None), "None or @plateau()")
         early = self.early_stopping
-        _expect("early_stopping", early, isinstance(early, EarlyStopping | None), "None or @early_stopping()")
+        expect("train.early_stopping", early, isinstance(early, EarlyStopping | None), "None or @early_stopping()")
         board = self.tensorboard in (None, AUTO) or isinstance(self.tensorboard, TensorBoard)
-        _expect("tensorboard", self.tensorboard, board, "auto, @tensorboard() or None")
-        _expect("guard", self.guard, isinstance(self.guard, Guard), "@guard()")
+        expect("train.tensorboard", self.tensorboard, board, "auto, @tensorboard() or None")
+        expect("train.guard", self.guard, isinstance(self.guard, Guard), "@guard()")
         best = _is_count(self.keep_best) and self.keep_best <= CAPACITY
-        _expect("keep_best", self.keep_best, best, f"a whole number, 1 to {CAPACITY}")
+        expect("train.keep_best", self.keep_best, best, f"a whole number, 1 to {CAPACITY}")
         gain = _is_number(self.best_gain) and 0 <= self.best_gain < math.inf
-        _expect("best_gain", self.best_gain, gain, "a number, at least 0")
+        expect("train.best_gain", self.best_gain, gain, "a number, at least 0")
         minutes = self.checkpoint_minutes
         timed = minutes is None or (_is_number(minutes) and minutes > 0)
-        _expect("checkpoint_minutes", minutes, timed, "None, or minutes, more than 0")
+        expect("train.checkpoint_minutes", minutes, timed, "None, or minutes, more than 0")
         within = _is_number(self.stop_within) and 0 < self.stop_within < math.inf
-        _expect("stop_within", self.stop_within, within, "seconds, more than 0")
-        _expect("deterministic", self.deterministic, isinstance(self.deterministic, bool), "True or False")
+        expect("train.stop_within", self.stop_within, within, "seconds, more than 0")
+        expect("train.deterministic", self.deterministic, isinstance(self.deterministic, bool), "True or False")
         for name, choices in (
             ("precision", (*PRECISIONS, AUTO)),
             ("xla", (NEVER, ALWAYS, AUTO)),
@@ -234,46 +237,51 @@ class Recipe:
             ("placement", ("device", "host")),
             ("bad_images", ("refuse", "drop")),
         ):
-            _expect(name, getattr(self, name), getattr(self, name) in choices, f"one of {', '.join(choices)}")
-        _expect("source", self.source, callable(self.source), "a reference without (): @folder")
-        _expect("split", self.split, callable(self.split), "a reference without (): @split_by_hash")
-        _expect("sampling", self.sampling, callable(self.sampling), "a reference without (): @balanced")
+            expect(f"train.{name}", getattr(self, name), getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        expect("train.source", self.source, callable(self.source), "a reference without (): @folder")
+        expect("train.split", self.split, callable(self.split), "a reference without (): @split_by_hash")
+        expect("train.sampling", self.sampling, callable(self.sampling), "a reference without (): @balanced")
         weights = self.class_weights
         by_class = isinstance(weights, Mapping) and all(map(_is_number, weights.values()))
-        _expect("class_weights", weights, weights in (None, "balanced") or by_class, "None, 'balanced' or {'cat': 2.0}")
+        expect(
+            "train.class_weights",
+            weights,
+            weights in (None, "balanced") or by_class,
+            "None, 'balanced' or {'cat': 2.0}",
+        )
         named = self.store is None or (isinstance(self.store, str) and self.store)
-        _expect("store", self.store, named, "None, 'auto' or a folder")
+        expect("train.store", self.store, named, "None, 'auto' or a folder")
         whole = _are_levels(self.background) and all(isinstance(level, int) for level in self.background)
-        _expect("background", self.background, whole, "three whole numbers in 0..255, such as (255, 255, 255)")
-        _expect("fill_value", self.fill_value, _are_levels(self.fill_value), "three numbers in 0..255")
+        expect("train.background", self.background, whole, "three whole numbers in 0..255, such as (255, 255, 255)")
+        expect("train.fill_value", self.fill_value, _are_levels(self.fill_value), "three numbers in 0..255")
         share = _is_number(self.replace_at_most) and 0 <= self.replace_at_most <= 1
-        _expect("replace_at_most", self.replace_at_most, share, "a number in 0..1")
+        expect("train.replace_at_most", self.replace_at_most, share, "a number in 0..1")
         loss = self.loss is None or _takes(self.loss, 2)
-        _expect("loss", self.loss, loss, "None, @cross_entropy(), or a function (labels, logits)")
+        expect("train.loss", self.loss, loss, "None, @cross_entropy(), or a function (labels, logits)")
         teacher = self.distillation is None or isinstance(self.distillation, Distillation)
-        _expect("distillation", self.distillation, teacher, "None or @distillation()")
+        expect("train.distillation", self.distillation, teacher, "None or @distillation()")
         held = self.anchor is None or isinstance(self.anchor, Anchor)
-        _expect("anchor", self.anchor, held, "None or @anchor()")
-        _expect("model", self.model, isinstance(self.model, Architecture), "@model()")
+        expect("train.anchor", self.anchor, held, "None or @anchor()")
+        expect("train.model", self.model, isinstance(self.model, Architecture), "@model()")
         features = self.features is None or isinstance(self.features, Features)
-        _expect("features", self.features, features, "None or @features()")
+        expect("train.features", self.features, features, "None or @features()")
         service = self.data_service
         served = service is None or (isinstance(service, DataService) and self.features is None)
-        _expect("data_service", service, served, "None, or @data_service() where train.features is None")
-        _expect("optimizer", self.optimizer, isinstance(self.optimizer, UpdateRule), "@adamw(), @sgd() or another")
-        _expect("policy", self.policy, isinstance(self.policy, Policy), "@policy()")
+        expect("train.data_service", service, served, "None, or @data_service() where train.features is None")
+        expect("train.optimizer", self.optimizer, isinstance(self.optimizer, UpdateRule), "@adamw(), @sgd() or another")
+        expect("train.policy", self.policy, isinstance(self.policy, Policy), "@policy()")
         normalisation = self.normalisation
         constant = isinstance(normalisation, list | tuple) and all(map(_draws_nothing, normalisation))
         expected = "None, or operations that draw nothing, such as [@rescale()]"
-        _expect("normalisation", normalisation, normalisation is None or constant, expected)
+        expect("train.normalisation", normalisation, normalisation is None or constant, expected)
         _expect_known_pixels(self)
         views = isinstance(self.evaluation_views, Views)
-        _expect("evaluation_views", self.evaluation_views, views, "@views() or @five_crop()")
+        expect("train.evaluation_views", self.evaluation_views, views, "@views() or @five_crop()")
         listed = isinstance(self.stages, list | tuple)
         entries = [each if isinstance(each, list | tuple) else [each] for each in self.stages] if listed else []
         stages = tuple(itertools.chain.from_iterable(entries))
         right = listed and all(isinstance(stage, Stage) for stage in stages)
-        _expect("stages", self.stages, right, "a list like [@head/stage(), @blocks/stage()], or @unfreezing()")
+        expect("train.stages", self.stages, right, "a list like [@head/stage(), @blocks/stage()], or @unfreezing()")
         object.__setattr__(self, "stages", stages)
 
     @property
@@ -323,13 +331,3 @@ def _takes(function, count: int) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _expect(name: str, value, holds: bool, expected: str) -> None:
-    if not holds:
-        raise UserError(
-            f"train.{name} = {reprlib.repr(value)}",
-            where=f"gin binding train.{name}",
-            expected=expected,
-            do=f"--gin_param='train.{name} = ...'",
-        )

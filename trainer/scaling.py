@@ -16,7 +16,7 @@ import gin
 import numpy as np
 from scipy.optimize import nnls
 
-from data.errors import UserError
+from data.errors import expect
 
 # Of how many GPUs a plan tells.
 COUNTS = tuple(2**power for power in range(10))
@@ -292,24 +292,33 @@ class Scaling:
     overlap: float = 0.0
 
     def __post_init__(self):
-        _expect("gpus_per_host", self.gpus_per_host, _is_count(self.gpus_per_host), "a whole number above 0")
+        expect("scaling.gpus_per_host", self.gpus_per_host, _is_count(self.gpus_per_host), "a whole number above 0")
         within = self.within_bandwidth == PROBE or _is_positive(self.within_bandwidth)
-        _expect("within_bandwidth", self.within_bandwidth, within, "bytes a second, or 'probe'")
-        _expect("between_bandwidth", self.between_bandwidth, _is_positive(self.between_bandwidth), "bytes a second")
+        expect("scaling.within_bandwidth", self.within_bandwidth, within, "bytes a second, or 'probe'")
+        expect(
+            "scaling.between_bandwidth", self.between_bandwidth, _is_positive(self.between_bandwidth), "bytes a second"
+        )
         for name in ("within_latency", "between_latency"):
             latency = getattr(self, name)
-            _expect(name, latency, latency == 0 or _is_positive(latency), "seconds, at least 0")
+            expect(f"scaling.{name}", latency, latency == 0 or _is_positive(latency), "seconds, at least 0")
         steps = self.step_seconds
         timed = isinstance(steps, Mapping) and steps
         timed = timed and all(_is_count(batch) and _is_positive(seconds) for batch, seconds in steps.items())
-        _expect("step_seconds", steps, steps == PROBE or timed, "{32: 0.11, 128: 0.35}: seconds by batch, or 'probe'")
+        expect(
+            "scaling.step_seconds",
+            steps,
+            steps == PROBE or timed,
+            "{32: 0.11, 128: 0.35}: seconds by batch, or 'probe'",
+        )
         for name in ("decode_rate", "store_rate"):
             rate = getattr(self, name)
-            _expect(name, rate, rate in (None, PROBE) or _is_positive(rate), "images a second, 'probe' or None")
+            expect(
+                f"scaling.{name}", rate, rate in (None, PROBE) or _is_positive(rate), "images a second, 'probe' or None"
+            )
         cores = self.cores_per_host
-        _expect("cores_per_host", cores, cores is None or _is_count(cores), "None, or a whole number above 0")
+        expect("scaling.cores_per_host", cores, cores is None or _is_count(cores), "None, or a whole number above 0")
         share = self.overlap == 0 or (_is_positive(self.overlap) and self.overlap <= 1)
-        _expect("overlap", self.overlap, share, "a share, 0 to 1")
+        expect("scaling.overlap", self.overlap, share, "a share, 0 to 1")
 
 
 def _is_count(value) -> bool:
@@ -318,13 +327,3 @@ def _is_count(value) -> bool:
 
 def _is_positive(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _expect(name: str, value, holds: bool, expected: str) -> None:
-    if not holds:
-        raise UserError(
-            f"scaling.{name} = {value!r}",
-            where=f"gin binding scaling.{name}",
-            expected=expected,
-            do=f"--gin_param='scaling.{name} = ...'",
-        )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import reprlib
 from collections.abc import Mapping, Sequence
 
 import gin
@@ -11,7 +10,7 @@ import numpy as np
 from data import durations
 from data.augment.policy import Policy
 from data.durations import Duration
-from data.errors import UserError
+from data.errors import UserError, expect
 from trainer.models.freeze import BATCHNORM_MODES
 from trainer.optimization.schedules import Schedule, steps_function
 
@@ -52,13 +51,7 @@ class Stage:
         return self.bindings.get(parameter, f"{self.name}/stage.{parameter}")
 
     def _expect(self, parameter: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise UserError(
-                f"{parameter} = {reprlib.repr(getattr(self, parameter))}",
-                where=f"gin binding {self.binding(parameter)}",
-                expected=expected,
-                do="correct it",
-            )
+        expect(self.binding(parameter), getattr(self, parameter), holds, expected)
 
 
 @gin.configurable

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.augment.policy import Policy
 from data.durations import Duration
-from data.errors import UserError
+from data.errors import expect
 from trainer.optimization.schedules import Schedule
 from trainer.optimization.stages import Stage
 
@@ -46,24 +46,19 @@ def unfreezing(
     """
     name = gin.current_scope_str() or "unfreezing"
 
-    def expect(parameter, value, holds, expected):
-        if not holds:
-            raise UserError(
-                f"{parameter} = {value!r}",
-                where=f"gin binding unfreezing.{parameter}",
-                expected=expected,
-                do="correct it",
-            )
-
     counts = list(blocks) if isinstance(blocks, list | tuple) else []
     numbers = counts[:-1] if counts[-1:] == [ALL] else counts
     whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in numbers)
     growing = whole and all(before < after for before, after in itertools.pairwise(numbers))
-    expect("blocks", blocks, counts and growing, "whole numbers that grow, then perhaps 'all': [0, 2, 'all']")
+    expect(
+        "unfreezing.blocks", blocks, counts and growing, "whole numbers that grow, then perhaps 'all': [0, 2, 'all']"
+    )
     lengths = list(length) if _several(length) else [length] * len(counts)
-    expect("length", length, len(lengths) == len(counts), f"one length, or {len(counts)} as blocks has entries")
+    expect(
+        "unfreezing.length", length, len(lengths) == len(counts), f"one length, or {len(counts)} as blocks has entries"
+    )
     number = isinstance(rate_factor, int | float) and 0 < rate_factor <= 1
-    expect("rate_factor", rate_factor, number, "a number above 0, at most 1")
+    expect("unfreezing.rate_factor", rate_factor, number, "a number above 0, at most 1")
     return [
         Stage(
             name=f"{name}-{count}",

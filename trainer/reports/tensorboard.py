@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from data.errors import UserError
+from data.errors import UserError, expect
 from trainer.reports.log import MetricsLog
 
 # Points of a curve of training that are made again at a start; TensorBoard shows 1,000 of them.
@@ -48,8 +48,13 @@ class TensorBoard:
     def __post_init__(self):
         for name in ("images", "profile"):
             value = getattr(self, name)
-            _expect(name, value, isinstance(value, int) and not isinstance(value, bool) and value >= 0, "0 or more")
-        _expect("histograms", self.histograms, isinstance(self.histograms, bool), "True or False")
+            expect(
+                f"tensorboard.{name}",
+                value,
+                isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+                "0 or more",
+            )
+        expect("tensorboard.histograms", self.histograms, isinstance(self.histograms, bool), "True or False")
 
 
 @gin.configurable
@@ -62,16 +67,6 @@ def tensorboard(*, images: int = 8, histograms: bool = False, profile: int = 0) 
         profile: windows of each start, from its third on, that are profiled.
     """
     return TensorBoard(images=images, histograms=histograms, profile=profile)
-
-
-def _expect(name: str, value, holds: bool, expected: str) -> None:
-    if not holds:
-        raise UserError(
-            f"tensorboard.{name} = {value!r}",
-            where=f"gin binding tensorboard.{name}",
-            expected=expected,
-            do="correct it",
-        )
 
 
 def is_installed() -> bool:
