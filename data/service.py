@@ -44,6 +44,23 @@ Element = dict[str, tf.Tensor | tuple[tf.Tensor, ...]]
 Make = Callable[..., tf.data.Dataset]
 
 
+def reach(end: tuple[str, int], *, within: float) -> str:
+    """Waits until somebody listens at a host and port, and says under which address that sees this host.
+
+    Raises:
+        OSError: nobody has, within so many seconds.
+    """
+    until = time.monotonic() + within
+    while True:
+        try:
+            with socket.create_connection(end, timeout=within) as connection:
+                return connection.getsockname()[0]
+        except OSError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.2)
+
+
 @gin.configurable("data_service")
 @dataclasses.dataclass(kw_only=True)
 class DataService:
@@ -127,20 +144,15 @@ class DataService:
 
     def _knock(self) -> None:
         """Waits until somebody listens: TensorFlow itself would wait for ever."""
-        until = time.monotonic() + self.silence
-        while True:
-            try:
-                socket.create_connection(self._end, timeout=self.silence).close()
-                return
-            except OSError as error:
-                if time.monotonic() > until:
-                    raise UserError(
-                        f"nobody answers at {self.address}: {error}",
-                        where="gin binding data_service.address",
-                        expected="the dispatcher of a data service",
-                        do="scripts/data_server.py --role=dispatcher --port=... on that host, or correct the address",
-                    ) from error
-            time.sleep(0.2)
+        try:
+            reach(self._end, within=self.silence)
+        except OSError as error:
+            raise UserError(
+                f"nobody answers at {self.address}: {error}",
+                where="gin binding data_service.address",
+                expected="the dispatcher of a data service",
+                do="scripts/data_server.py --role=dispatcher --port=... on that host, or correct the address",
+            ) from error
 
     def _job(self, dataset: tf.data.Dataset, mode: str) -> tf.data.Dataset:
         service = tf.data.experimental.service.distribute(

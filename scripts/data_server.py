@@ -10,12 +10,12 @@ from trainer import launch  # isort: skip  (quietens TensorFlow's log before it 
 import contextlib
 import signal
 import socket
-import time
 
 import tensorflow as tf
 from absl import flags
 
 from data.errors import UserError
+from data.service import reach
 
 # Seconds for which a worker waits for its dispatcher to start.
 PATIENCE = 60.0
@@ -58,24 +58,19 @@ def _worker():
 def _own_address(dispatcher: str) -> str:
     """Under which address the dispatcher sees this host; waits for it to listen."""
     host, _, port = dispatcher.rpartition(":")
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
-                return connection.getsockname()[0]
-        except ValueError as error:
-            raise UserError(
-                f"--dispatcher={dispatcher}", where="command line", expected="host:port", do="--dispatcher=HOST:5000"
-            ) from error
-        except OSError as error:
-            if time.monotonic() > until:
-                raise UserError(
-                    f"nobody answers at {dispatcher}: {error}",
-                    where="--dispatcher",
-                    expected="a dispatcher that listens there",
-                    do="start it: scripts/data_server.py --role=dispatcher --port=...",
-                ) from error
-        time.sleep(0.5)
+    try:
+        return reach((host, int(port)), within=PATIENCE)
+    except ValueError as error:
+        raise UserError(
+            f"--dispatcher={dispatcher}", where="command line", expected="host:port", do="--dispatcher=HOST:5000"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"nobody answers at {dispatcher}: {error}",
+            where="--dispatcher",
+            expected="a dispatcher that listens there",
+            do="start it: scripts/data_server.py --role=dispatcher --port=...",
+        ) from error
 
 
 def _started(start):
