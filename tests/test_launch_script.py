@@ -128,21 +128,21 @@ BINDINGS = (
 )  # fmt: skip
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, launched, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert condition()
+    assert condition(), launched.printed
 
 
 def test_two_workers_outlive_the_death_of_one_and_one_process_takes_over(command, small, tmp_path):
     moved, straight = tmp_path / "moved", tmp_path / "straight"
     recipe = ["--devices=cpu", f"--gin_file={small}", *(f"--gin_param={binding}" for binding in BINDINGS)]
     launched = command("launch", "--workers=2", f"--workdir={moved}", *recipe)
-    wait_until(lambda: steps_in(moved / "checkpoints"))
+    wait_until(lambda: steps_in(moved / "checkpoints"), launched)
     os.kill(Owner.read(moved / SESSION_LOCK).pid, signal.SIGKILL)
     log = moved / "metrics.jsonl"
-    wait_until(lambda: (found := MetricsLog(log)).find("resume") and found.events[-1]["event"] == "train")
+    wait_until(lambda: (told := MetricsLog(log)).find("resume") and told.events[-1]["event"] == "train", launched)
     assert launched.end(signal.SIGTERM) == STOPPED, launched.printed
     assert "worker 0 ended by SIGKILL" in launched.printed and "SIGTERM: stopped at step" in launched.printed
     step = MetricsLog(log).find("stop")[-1]["step"]

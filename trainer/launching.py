@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -29,6 +30,8 @@ LOOK, REMEMBERED = 0.05, 40
 # When one worker ends, TensorFlow prints what it says in its errors anyway. And what a worker prints is read by us, not
 # by a terminal, whatever FORCE_COLOR says.
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TTY_COMPATIBLE": "0"}
+# From and to which port the workers listen.
+PORTS = (16384, 32768)
 # What is no failure, and what would only fail again.
 DONE = (0, STOPPED)
 FINAL = (UserError.exit_status, RunFailure.exit_status)
@@ -254,12 +257,18 @@ def tf_config(addresses: Sequence[str], index: int) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback interface that nobody listens on."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Different ports of the loopback interface that nobody listens on.
+
+    Below those that the kernel gives to connections (ip(7): from 32768 on): until a worker listens, one could take it.
+    """
+    free = []
+    while len(free) < count:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in free:
+                free.append(port)
+    return free
 
 
 def gpus() -> list[str]:
