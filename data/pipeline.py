@@ -26,6 +26,8 @@ ATTEMPTS = 8
 BLOCK = 8
 # Images decoded, and on the host rendered, in one go: at most.
 GROUP = 32
+# Bytes of canvases that are being made at once, at most.
+IN_THE_MAKING = 2**30
 # Of stored features so many batches are gathered in one go.
 FEATURE_BYTES, MOST_TOGETHER = 2**24, 64
 UNCHANGED = Policy()
@@ -271,7 +273,9 @@ def _batches(
         image = rendering.images(found)
         return {name: column for name, column in found.items() if name not in MADE_OF} | {"image": image}
 
-    batches = groups.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    # Another host has other cores.
+    parallel = tf.data.AUTOTUNE if served else at_once(group * full)
+    batches = groups.map(element, num_parallel_calls=parallel, deterministic=True)
     if group < batch:
 
         def joined(column):
@@ -279,12 +283,29 @@ def _batches(
 
         batches = batches.batch(batch // group, drop_remainder=True)
         batches = batches.map(lambda found: tf.nest.map_structure(joined, found))
-    options = tf.data.Options()
-    options.deterministic = True
-    options.autotune.ram_budget = 2**30
+    options = ordered(tuned=served)
     # Elements are made in parallel; to cut each one up as well costs more than it brings.
     options.threading.max_intra_op_parallelism = 1
     return batches.prefetch(2).with_options(options)
+
+
+def at_once(size: int) -> int:
+    """How many elements of so many bytes to make beside each other: one a core, as far as IN_THE_MAKING allows."""
+    return max(1, min(len(os.sched_getaffinity(0)), IN_THE_MAKING // size))
+
+
+def ordered(*, tuned: bool = False) -> tf.data.Options:
+    """Options of a dataset whose elements come in order.
+
+    Args:
+        tuned: whether TensorFlow looks for the best parallelism. It looks ever more rarely, and an iterator that ends
+            can have to wait until it looks again, which may take as long as the iterator has lived, or a minute.
+    """
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = tuned
+    options.autotune.ram_budget = IN_THE_MAKING
+    return options
 
 
 def _indexes(own: tf.Tensor, count: int, *, first: int, batch: int, lane: Lane) -> tf.Tensor:
@@ -454,6 +475,4 @@ def _features(
         return {name: tf.reshape(column, [together, batch, *column.shape[1:]]) for name, column in element.items()}
 
     blocks = tf.data.Dataset.range((np.iinfo(np.int64).max // batch - first) // (together * lane.every)).map(block)
-    options = tf.data.Options()
-    options.deterministic = True
-    return blocks.prefetch(2).unbatch().prefetch(2 * together).with_options(options)
+    return blocks.prefetch(2).unbatch().prefetch(2 * together).with_options(ordered())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from data import decode
+from data import decode, pipeline
 from data.augment import geometry
 from data.augment.apply import Rendering, render
 from data.augment.imagedatagenerator_files import check_whole, wrong
@@ -448,7 +449,8 @@ class Flow(keras.utils.PyDataset):
         look, batch = self._look, min(self.batch_size, self.n)
         # A user's function and the names of saved files would come in any order.
         ahead = look.function is None and self._saving is None
-        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True} if ahead else {}
+        size = batch * math.prod(look.rendering.size) * 3 * 4
+        parallel = {"num_parallel_calls": pipeline.at_once(size), "deterministic": True} if ahead else {}
         plans = tf.data.Dataset.range(start, np.iinfo(np.int64).max).map(self._plan)
         parts = [_canvases(part, plans, batch) for part in (self._pictures, self._masks) if part is not None]
 
@@ -481,9 +483,10 @@ class Flow(keras.utils.PyDataset):
             return images, masks, rows[:count]
 
         batches = tf.data.Dataset.zip(plans, *parts).map(finish, **parallel)
-        options = tf.data.Options()
-        options.experimental_optimization.inject_prefetch = ahead
-        return batches.with_options(options)
+        options = pipeline.ordered()
+        # It would read ahead of its own accord.
+        options.experimental_optimization.inject_prefetch = False
+        return (batches.prefetch(2) if ahead else batches).with_options(options)
 
     def _called(self, images: np.ndarray) -> np.ndarray:
         try:
@@ -525,8 +528,9 @@ def _canvases(pictures: Pictures | InMemory, plans: tf.data.Dataset, batch: int)
 
         return tf.cond(row < 0, blank, lambda: pictures.read(row))
 
-    each = rows.unbatch().map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     length = pictures.capacity * pictures.shape[2]
+    parallel = pipeline.at_once(length * pictures.dtype.size)
+    each = rows.unbatch().map(read, num_parallel_calls=parallel, deterministic=True)
     return each.padded_batch(batch, padded_shapes=([length], [2]), drop_remainder=True)
 
 

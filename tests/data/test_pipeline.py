@@ -95,6 +95,13 @@ def stream(memory) -> dict[str, np.ndarray]:
     return training(memory, batch=16, count=96)
 
 
+def test_as_many_elements_are_in_the_making_as_there_are_cores_and_as_memory_allows(monkeypatch):
+    monkeypatch.setattr(pipeline.os, "sched_getaffinity", lambda pid: set(range(64)))
+    assert pipeline.at_once(2**10) == 64
+    assert pipeline.at_once(2**26) == 16
+    assert pipeline.at_once(2**40) == 1
+
+
 class TestTraining:
     def test_columns_have_the_shapes_and_types_that_are_promised(self, memory):
         (batch,) = pipeline.train_batches(
