@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from data.errors import UserError
+from trainer.optimization import fused
 
 # Slots that Keras gives no name of their own: the factors of Adafactor's second moment, in this order.
 UNNAMED_SLOTS = ("row", "column")
@@ -341,12 +342,12 @@ class Optimizer:
         for name, gradient in zip(names, gradients, strict=True):
             optimizer, variable = self._each[name], self._model_variables[name].value
             decay = self._rule.decay_of(name, variable.shape)
-            factor = (factors or {}).get(name, 1.0)
+            factor, step = (factors or {}).get(name, 1.0), fused.update_of(optimizer)
 
-            def update(variable, gradient, rate, optimizer=optimizer, decay=decay):
+            def update(variable, gradient, rate, optimizer=optimizer, decay=decay, step=step):
                 if decay:
                     variable.assign_sub(variable * (rate * decay))
-                optimizer.update_step(gradient, variable, rate)
+                step(optimizer, gradient, variable, rate)
 
             rate = learning_rate if factor == 1.0 else learning_rate * factor
             self._extended.update(variable, update, args=(gradient, rate), group=False)
