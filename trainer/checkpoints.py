@@ -23,6 +23,8 @@ LISTED = 8
 # Places beside the newest checkpoints: the best, the best of the weights themselves beside a moving average, and others
 # that stay: the next best, and every Nth.
 BEST, BEST_RAW, KEPT = "best", "best_raw", "kept"
+# What TensorFlow calls the value of a variable.
+VALUE = "VARIABLE_VALUE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,11 +146,11 @@ class Checkpoints:
     def _copy(self) -> None:
         if self._shadows is None:
             self._shadows = {group: {name: _Shadow() for name in named} for group, named in self._groups.items()}
-            self._manager = self._manage(tf.train.Checkpoint(**self._shadows))
+            self._manager = self._manage(_Copies(self._shadows))
         # On a CPU nothing is copied here: an update of a variable whose value is held writes to memory of its own.
         for group, named in self._groups.items():
             for name, variable in named.items():
-                self._shadows[group][name].value = _on_host(variable)
+                self._shadows[group][name].value = on_host(variable)
 
     def _manage(self, checkpoint: tf.train.Checkpoint) -> tf.train.CheckpointManager:
         _write_state(self._folder)
@@ -224,7 +226,7 @@ class Checkpoints:
                 _set_aside(self._folder / f"ckpt-{bad}")
             _write_state(self._folder)
             if self._shadows is not None:
-                self._manager = self._manage(tf.train.Checkpoint(**self._shadows))
+                self._manager = self._manage(_Copies(self._shadows))
             return step, [f"{text} and was moved to {self._folder / 'damaged'}" for text in damaged.values()]
         if damaged:
             raise UserError(
@@ -282,10 +284,36 @@ class _Shadow(tf.__internal__.tracking.Trackable):
         self.value: tf.Tensor | None = None
 
     def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
-        return {"VARIABLE_VALUE": self.value}
+        return {VALUE: self.value}
 
 
-def _on_host(variable: tf.Variable) -> tf.Tensor:
+class _Copies(tf.train.Checkpoint):
+    """Shadows by group and name. The first save describes each of them, as TensorFlow does; later ones only write."""
+
+    def __init__(self, shadows: Mapping[str, Mapping[str, _Shadow]]):
+        super().__init__(**shadows)
+        self._shadows = {f"{group}/{name}": each for group, named in shadows.items() for name, each in named.items()}
+        # By the name in the file: the shadow, or what else is there and never changes.
+        self._entries: dict[str, _Shadow | tf.Tensor] = {}
+
+    def _write(self, file_prefix: str, options: tf.train.CheckpointOptions) -> str:
+        if not self._entries:
+            path = super()._write(file_prefix, options=options)
+            reader = tf.train.load_checkpoint(path)
+            for name in reader.get_variable_to_shape_map():
+                shadow = self._shadows.get(plain(name))
+                self._entries[name] = tf.constant(reader.get_tensor(name)) if shadow is None else shadow
+            return path
+        tensors = [each.value if isinstance(each, _Shadow) else each for each in self._entries.values()]
+        names, part = list(self._entries), f"{file_prefix}_temp/part"
+        tf.raw_ops.SaveV2(prefix=part, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+        tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=[part], destination_prefix=file_prefix, delete_old_dirs=True)
+        for told in options.experimental_write_callbacks:
+            told(file_prefix)
+        return file_prefix
+
+
+def on_host(variable: tf.Variable) -> tf.Tensor:
     """The value of a variable, of its first replica; past all that a strategy does about a read, which takes longer."""
     first = getattr(variable, "values", (variable,))[0]
     value = tf.raw_ops.ReadVariableOp(resource=first.handle, dtype=first.dtype)

@@ -62,6 +62,23 @@ def test_what_is_saved_comes_back_by_name(written):
     }
 
 
+def test_later_ones_hold_what_the_first_of_a_process_holds(folder):
+    """Only the first is described by TensorFlow."""
+    saved = variables(10)
+    ours = Checkpoints(folder, saved, keep=5)
+    for step in (10, 20, 30):
+        saved["state"]["step"].assign(step)
+        ours.save(step)
+    readers = [tf.train.load_checkpoint(str(folder / f"ckpt-{step}")) for step in (10, 20, 30)]
+    for kind in ("get_variable_to_shape_map", "get_variable_to_dtype_map"):
+        first, *later = [getattr(reader, kind)() for reader in readers]
+        assert later == [first, first] and "_CHECKPOINTABLE_OBJECT_GRAPH" in first
+    assert not list(folder.glob("*_temp"))
+    other = variables(-1)
+    tf.train.Checkpoint(**other).restore(str(folder / "ckpt-30")).assert_consumed()
+    assert plain(other)["state/step"] == 30 and (plain(other)["model/backbone/block0_conv/kernel"] == 10).all()
+
+
 def test_an_empty_folder_restores_nothing(folder):
     assert Checkpoints(folder, variables(), keep=3).restore_newest() == (None, [])
 
