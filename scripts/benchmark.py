@@ -5,7 +5,7 @@ python scripts/benchmark.py --gin_file=configs/extend.gin --gin_param="data_dir 
 python scripts/benchmark.py --part=PART ...
     rates      the three rates alone
     scaling    the same on 1, 2, 4 replicas, strong and weak
-    sweep      batch size, precision, XLA, window length: the best of each; the largest batch that fits
+    sweep      batch size, precision, XLA, threads, window length: the best of each; the largest batch that fits
     loop       the training loop against keras fit
     input      the input pipeline, from files and from a store, against reading and decoding alone
     augment    files and stores to augmented float batches, against ImageDataGenerator, Keras' layers and OpenCV

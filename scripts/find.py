@@ -37,7 +37,7 @@ def main() -> int:
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
     console = Console()
-    strategy = devices.set_up(flags.FLAGS.devices, reduce_by=recipe.reduction)
+    strategy = devices.set_up(flags.FLAGS.devices, reduce_by=recipe.reduction, threads=recipe.threads)
     if session is None:
         recipe, _ = choosing.assumed(recipe, strategy)
     else:

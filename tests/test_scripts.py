@@ -36,26 +36,26 @@ def test_a_run_that_is_interrupted_ends_in_the_same_bits(tmp_path, recipe, kinds
 def test_the_recipe_that_proves_features_trains(command, tmp_path):
     file = f"--gin_file={PROJECT / 'configs' / 'proof_features.gin'}"
     short = ("--gin_param=epochs = 0.5", "--gin_param=image_size = 32", "--gin_param=features.views = 1")
-    trained = command("train", f"--workdir={tmp_path}", file, *short, "--devices=cpu")
+    trained = command("train", f"--workdir={tmp_path}", file, *short, "--gin_param=train.threads = 1", "--devices=cpu")
     assert trained.end() == 0, trained.printed
+    assert json.loads((tmp_path / "environment.json").read_text())["threads"] == 1
 
 
-def test_the_quickstart_trains_lite0_on_digits_and_evaluates_a_checkpoint_of_it(tmp_path):
+def test_the_quickstart_trains_lite0_on_digits_and_evaluates_a_checkpoint_of_it(command, tmp_path):
     workdir = f"--workdir={tmp_path / 'digits'}"
     recipe = f"--gin_file={PROJECT / 'configs' / 'quickstart.gin'}"
     short = ["--gin_param=epochs = 0.1", "--gin_param=head/stage.length = (3, 'steps')", "--devices=cpu"]
-    trained = start("train.py", workdir, recipe, *short)
-    assert trained.returncode == 0, trained.stderr
+    trained = command("train", workdir, recipe, *short)
+    assert trained.end() == 0, trained.printed
     summary = json.loads((tmp_path / "digits" / "summary.json").read_text())
     assert summary["final"]["test"]["examples"] == 1000
-    again = start("train.py", workdir, recipe, *short)
-    assert again.returncode == 0 and "complete" in again.stdout
+    again = command("train", workdir, recipe, *short)
+    assert again.end() == 0 and "complete" in again.printed
 
     output = tmp_path / "test.json"
-    evaluated = start(
-        "evaluate.py", workdir, "--split=test", "--checkpoint=last", f"--output={output}", "--devices=cpu:2"
-    )
-    assert evaluated.returncode == 0, evaluated.stderr
+    how = ("--split=test", "--checkpoint=last", f"--output={output}", "--devices=cpu:2")
+    evaluated = command("evaluate", workdir, *how)
+    assert evaluated.end() == 0, evaluated.printed
     figures = json.loads(output.read_text())
     assert figures["accuracy"] == summary["final"]["test"]["accuracy"]
     assert figures["examples"] == sum(map(sum, figures["confusion"])) == 1000

@@ -23,7 +23,12 @@ GPU_THREADS = {"TF_GPU_THREAD_MODE": "gpu_private", "TF_GPU_THREAD_COUNT": "2"}
 
 
 def set_up(
-    devices: str, members: Members | None = None, *, within: float = START_WITHIN, reduce_by: str = "auto"
+    devices: str,
+    members: Members | None = None,
+    *,
+    within: float = START_WITHIN,
+    reduce_by: str = "auto",
+    threads: int | None = None,
 ) -> tf.distribute.MirroredStrategy | tf.distribute.MultiWorkerMirroredStrategy:
     """Configures the devices of this process and mirrors over them. Call it once, before TensorFlow uses a device.
 
@@ -32,9 +37,11 @@ def set_up(
         members: the workers to mirror over together, each with as many devices; None: this process alone.
         within: seconds that the others have to join.
         reduce_by: how gradients are added up, one of `trainer.reduction.REDUCTIONS`.
+        threads: over which one operation on the CPU is spread; None: as many as there are cores.
 
     Raises:
-        UserError: malformed, devices that are not there, or on which gradients cannot be added up so.
+        UserError: malformed, devices that are not there, or on which gradients cannot be added up so; TensorFlow is in
+            use with another number of threads.
     """
     match = re.fullmatch(r"(auto|cpu|gpu)(?::([\d,]+))?", devices)
     kind, detail = match.groups() if match else (None, None)
@@ -47,6 +54,8 @@ def set_up(
             do="--devices=auto",
         )
     _hold_memory()
+    if threads is not None:
+        _set_threads(threads)
     # Looking for a driver where there is none prints an error, which for a CPU is none.
     with contextlib.nullcontext() if kind == "gpu" else stderr_aside():
         gpus = tf.config.list_physical_devices("GPU")
@@ -90,6 +99,18 @@ def _hold_memory() -> None:
     for option, value in HELD_MEMORY.values():
         if mallopt is not None:
             mallopt(option, value)
+
+
+def _set_threads(count: int) -> None:
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+    except RuntimeError as error:
+        raise UserError(
+            f"TensorFlow is in use in this process with other threads: {error}",
+            where=f"gin binding train.threads = {count}",
+            expected="the number that this process began with",
+            do="start anew (in a notebook: restart its kernel), or leave train.threads out",
+        ) from error
 
 
 def _choose_gpus(gpus: list, detail: str | None, devices: str) -> int:

@@ -60,7 +60,7 @@ def explain(recipe: Recipe, console: Console, *, device_spec: str, init_from: st
             is to be probed and cannot be.
     """
     asked = launch.call(scaling_plan.wanted)
-    strategy = devices.set_up(device_spec, reduce_by=recipe.reduction)
+    strategy = devices.set_up(device_spec, reduce_by=recipe.reduction, threads=recipe.threads)
     recipe, open_choices = choosing.assumed(recipe, strategy)
     share = share_of(recipe, strategy.num_replicas_in_sync)
     features.check(recipe)

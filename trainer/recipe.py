@@ -93,6 +93,8 @@ class Recipe:
             workers without GPUs), `nccl`, `hierarchical`, `one_device`, or, of several workers, `ring`.
         reduction_bytes: gradients of at most so many bytes are added up at once, the last layers' first, so that they
             are on their way while earlier layers are at work; None: all at once.
+        threads: of the host, over which one operation is spread; None: as many as there are cores. Where each operation
+            is small, 1 leaves the cores to operations beside each other and to the input; `--part=sweep` tries it.
         seed: of weights, order, augmentation and dropout.
         deterministic: same bits in every run on the same kind of machine, at some cost in speed.
         accumulation: parts in which each replica's share of the batch passes through the network, one after the other,
@@ -153,6 +155,7 @@ class Recipe:
     xla: str = "never"
     reduction: str = "auto"
     reduction_bytes: int | None = None
+    threads: int | None = None
     seed: int = 0
     deterministic: bool = False
     learning_rate_scaling: str | None = None
@@ -198,6 +201,8 @@ class Recipe:
         expect(
             "train.reduction_bytes", packed, packed is None or _is_count(packed), "None or a number of bytes above 0"
         )
+        threads = self.threads
+        expect("train.threads", threads, threads is None or _is_count(threads), "None or a whole number above 0")
         number = isinstance(self.crop, int | float) and 0 < self.crop <= 1
         expect("train.crop", self.crop, number, "a number above 0, at most 1")
         clips = {name: getattr(self, name) for name in ("clip_norm", "clip_value", "clip_adaptive")}

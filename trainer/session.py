@@ -91,7 +91,7 @@ class Session:
         if members is None or members.is_chief:
             workdir.own(self.console.say)
         # First of all: TensorFlow cannot change its devices once something, such as decoding, has used them.
-        wishes = {"within": start_within, "reduce_by": recipe.reduction}
+        wishes = {"within": start_within, "reduce_by": recipe.reduction, "threads": recipe.threads}
         self.strategy = devices.set_up(device_spec, members, **wishes)
         self.cluster = Cluster(self.strategy, members)
         # What it took the others to join counts.

@@ -32,6 +32,7 @@ FREE = frozenset(
         "tensorboard",
         "reduction",
         "reduction_bytes",
+        "threads",
     )
 ) | {
     "data_dir",

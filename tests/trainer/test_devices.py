@@ -55,6 +55,13 @@ def test_batches_are_brought_to_each_device_before_they_are_asked_for():
     assert len(made) >= 2 * (1 + devices.AHEAD)
 
 
+def test_threads_cannot_change_once_tensorflow_is_in_use(complaint):
+    before = tf.config.threading.get_intra_op_parallelism_threads()
+    with complaint("train.threads = 3"):
+        devices.set_up("cpu", threads=3)
+    assert tf.config.threading.get_intra_op_parallelism_threads() == before
+
+
 @settings(max_examples=50)
 @given(
     st.text(alphabet="acgptu:,0123 -", max_size=8) | st.sampled_from(["", "gpu:", "tpu", "CPU", "cpu:two", "auto:1"])

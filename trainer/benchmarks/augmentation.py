@@ -51,7 +51,7 @@ UNIT = tuple(tuple(row) for row in (np.eye(3, 4) / 255).tolist())
 def run(settings: Settings, console: Console) -> Result:
     """--part=augment."""
     images, recipe = settings.images, settings.recipe()
-    devices.set_up(settings.devices, reduce_by=recipe.reduction)
+    devices.set_up(settings.devices, reduce_by=recipe.reduction, threads=recipe.threads)
     files = inputs.photos(recipe, inputs.indexed(recipe), count=images)
     with tempfile.TemporaryDirectory(prefix="onward-store-") as folder:
         pipelines = contestants(recipe, files, packed(files, Path(folder)))

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from data.pipeline import ordered
 from trainer.benchmarks.subject import Subject
 from trainer.benchmarks.windows import Round
 from trainer.models.network import Network
@@ -23,7 +24,7 @@ IMAGES = 512
 # What it is given whatever its settings.
 GIVEN = (
     "normalised float32 images in memory, not augmented: from_tensor_slices().shuffle(all).repeat()"
-    ".batch(drop_remainder=True).prefetch(AUTOTUNE); verbose=0"
+    ".batch(drop_remainder=True).prefetch(2), autotune off (an iterator that ends may wait for it); verbose=0"
 )
 
 
@@ -47,8 +48,8 @@ class Setting:
 SETTINGS = tuple(Setting(steps, jit) for jit in (False, True) for steps in (1, 20))
 
 
-def peers(subject: Subject) -> dict[str, Round]:
-    """A window of `fit` with each of SETTINGS; it augments nothing, which spares it work that the loop does.
+def peers(subject: Subject, *, windows: int) -> dict[str, Round]:
+    """So many windows in one call of `fit` with each of SETTINGS; it augments nothing: work that the loop does.
 
     Nothing on several replicas, where `fit` of a plain model trains on one.
     """
@@ -57,9 +58,10 @@ def peers(subject: Subject) -> dict[str, Round]:
     images, labels = subject.rendered(IMAGES)
     trains = subject.state.trainable[subject.stage.name].names
     outputs = subject.examples.outputs
+    given = {"trains": trains, "outputs": outputs, "task": subject.examples.task}
     return {
         str(setting): keras_fit(
-            subject.recipe, images, labels, trains=trains, outputs=outputs, task=subject.examples.task, setting=setting
+            subject.recipe, images, labels, **given, setting=setting, steps=windows * subject.recipe.window
         )
         for setting in SETTINGS
     }
@@ -74,6 +76,7 @@ def keras_fit(
     outputs: int,
     task: str,
     setting: Setting,
+    steps: int,
 ) -> Round:
     """`keras.Model.fit` of the same model, optimizer, batch and precision.
 
@@ -81,12 +84,13 @@ def keras_fit(
         images: [N, S, S, 3] float32 as the network takes them, normalised.
         labels: as the table has them.
         trains: names of the variables that train; layers without any of them are frozen.
+        steps: of a call.
     """
     side = images.shape[1]
     network = recipe.model.build(image_size=side, classes=outputs, precision=recipe.precision, fused=False)
     freeze_others(network, trains)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images)).repeat()
-    dataset = dataset.batch(recipe.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.batch(recipe.batch_size, drop_remainder=True).prefetch(2).with_options(ordered())
     network.model.compile(
         optimizer=recipe.optimizer.make(),
         loss=LOSSES[task],
@@ -96,7 +100,7 @@ def keras_fit(
     )
 
     def run() -> None:
-        network.model.fit(dataset, steps_per_epoch=recipe.window, epochs=1, verbose=0)
+        network.model.fit(dataset, steps_per_epoch=steps, epochs=1, verbose=0)
 
     return run
 

@@ -43,7 +43,7 @@ class Cost:
 def run(settings: Settings, console: Console) -> Result:
     """--part=input."""
     images, repeats, recipe = settings.images, settings.repeats, settings.recipe()
-    devices.set_up(settings.devices, reduce_by=recipe.reduction)
+    devices.set_up(settings.devices, reduce_by=recipe.reduction, threads=recipe.threads)
     frozen = photos(recipe, indexed(recipe), count=images)
     with tempfile.TemporaryDirectory(prefix="onward-store-") as folder:
         pipelines = contestants(recipe, frozen, Path(folder))

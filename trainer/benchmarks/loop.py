@@ -1,32 +1,46 @@
 """Images per second of the training loop and of its peers, measured in turn in one run."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from trainer.benchmarks import fit, rates
 from trainer.benchmarks.results import Result, Table
 from trainer.benchmarks.settings import Settings
-from trainer.benchmarks.windows import compare, range_of, rounds_of
+from trainer.benchmarks.subject import Subject
+from trainer.benchmarks.windows import compare, range_of, rounds_of, timed
 from trainer.reports.console import Console
 
 ONWARD = "onward"
 # A peer that is so many times slower than the best decides nothing.
 HOPELESS = 4.0
+# How long the loop trains in a round: `fit` spends some milliseconds on each of its calls.
+ROUND_SECONDS = 2.0
 
 
 def run(settings: Settings, console: Console) -> Result:
     """--part=loop."""
     with tempfile.TemporaryDirectory(prefix="onward-loop-") as folder:
         subject = rates.prepared(settings, Path(folder))
-        _, traced = subject.both()
-        rounds = {ONWARD: traced.run, **fit.peers(subject)}
-        timing = {"images": subject.images, "repeats": settings.repeats, "hopeless": HOPELESS}
-        measured = rounds_of(rounds, report=console.say, **timing)
+        measured = against_fit(subject, repeats=settings.repeats, report=console.say)
         title = rates.title(subject)
     rows = compare(measured, against=ONWARD)
     figures = {"title": title, "rows": rows, "rates": measured, "settings": settings_of(measured)}
     where = subject.environment()
     return Result(figures=figures, tables=[table(title, rows)], sentences=told(measured), environment=where)
+
+
+def against_fit(subject: Subject, *, repeats: int, report: Callable[[str], None]) -> dict[str, list[float]]:
+    """Images a second of the loop and its peers, in turn; in a round each trains for about as long."""
+    run = subject.both()[1].run
+    windows = max(1, round(ROUND_SECONDS / timed(run)))
+
+    def several() -> None:
+        for _ in range(windows):
+            run()
+
+    rounds = {ONWARD: several, **fit.peers(subject, windows=windows)}
+    return rounds_of(rounds, images=windows * subject.images, repeats=repeats, report=report, hopeless=HOPELESS)
 
 
 def table(title: str, rows: list[dict]) -> Table:

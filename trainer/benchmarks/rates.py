@@ -30,7 +30,7 @@ def prepared(settings: Settings, folder: Path) -> Subject:
         folder: for a store of its images.
     """
     recipe = settings.recipe()
-    strategy = devices.set_up(settings.devices, reduce_by=recipe.reduction)
+    strategy = devices.set_up(settings.devices, reduce_by=recipe.reduction, threads=recipe.threads)
     frozen = sample(recipe, count=settings.images, folder=folder / "store")
     stage = chosen_stage(recipe, settings.stage, examples=len(frozen.examples))
     subject = Subject(recipe, frozen, strategy=strategy, stage=stage)

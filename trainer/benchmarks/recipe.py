@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from data.errors import RunFailure
 from trainer import choosing
-from trainer.benchmarks import cuts, fit, loop, rates, verdict
+from trainer.benchmarks import cuts, loop, rates, verdict
 from trainer.benchmarks.results import Result, Table
 from trainer.benchmarks.settings import Settings
 from trainer.benchmarks.subject import Subject, cores, crops_files, memory_of, packed
 from trainer.benchmarks.trials import free_memory
 from trainer.benchmarks.verdict import Change, Speeds
-from trainer.benchmarks.windows import compare, in_turn, rounds_of
+from trainer.benchmarks.windows import compare, in_turn
 from trainer.reports.console import Console
 
 OTHER = {"device": "host", "host": "device"}
@@ -156,17 +156,11 @@ def _step(subject: Subject, **changes) -> float | str:
 
 def against_fit(subject: Subject, *, repeats: int, report: Callable[[str], None]) -> dict:
     """Ratios to `keras.Model.fit`, measured in turn; empty on several replicas."""
-    peers = fit.peers(subject)
-    if not peers:
+    if subject.strategy.num_replicas_in_sync > 1:
         return {}
-    rounds = {loop.ONWARD: subject.both()[1].run, **peers}
-    timing = {"images": subject.images, "repeats": repeats, "hopeless": loop.HOPELESS}
-    measured = rounds_of(rounds, report=report, **timing)
-    return {
-        "rows": compare(measured, against=loop.ONWARD),
-        "rates": measured,
-        "settings": loop.settings_of(measured),
-    }
+    measured = loop.against_fit(subject, repeats=repeats, report=report)
+    rows, settings = compare(measured, against=loop.ONWARD), loop.settings_of(measured)
+    return {"rows": rows, "rates": measured, "settings": settings}
 
 
 def stages_table(found: dict) -> Table:

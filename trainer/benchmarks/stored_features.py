@@ -36,7 +36,7 @@ RATE = 1e-3
 def run(settings: Settings, console: Console) -> Result:
     """--part=features."""
     recipe = settings.recipe()
-    strategy = devices.set_up(settings.devices, reduce_by=recipe.reduction)
+    strategy = devices.set_up(settings.devices, reduce_by=recipe.reduction, threads=recipe.threads)
     if recipe.features is None:
         raise UserError(
             "the recipe stores no features",

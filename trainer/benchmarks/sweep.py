@@ -1,4 +1,4 @@
-"""Batch size, precision, XLA and window length, one after the other: the best found; the largest batch that fits."""
+"""Batch size, precision, XLA, threads, window length, in turn: the best of each; the largest batch that fits."""
 
 import dataclasses
 import io
@@ -28,6 +28,7 @@ class Setting:
     precision: str
     xla: str
     window: int
+    threads: int | None = None
 
     @property
     def bindings(self) -> list[str]:
@@ -37,11 +38,16 @@ class Setting:
             f"train.precision = '{self.precision}'",
             f"train.xla = '{self.xla}'",
             f"train.window = {self.window}",
+            f"train.threads = {self.threads}",
         ]
 
     def __str__(self) -> str:
         xla = ", XLA" if self.xla == "always" else ""
-        return f"batch {self.batch}, {self.precision}{xla}, windows of {self.window}"
+        return f"batch {self.batch}, {self.precision}{xla}, windows of {self.window}{_threads(self.threads)}"
+
+
+def _threads(count: int | None) -> str:
+    return f", threads: {count}" if count else ""
 
 
 def run(settings: Settings, console: Console) -> Result:
@@ -58,7 +64,7 @@ def run(settings: Settings, console: Console) -> Result:
         document = documents[setting].document
         return None if document is None else document["images_per_second"][rates.BOTH]["median"]
 
-    first = Setting(recipe.batch_size, _known(recipe.precision), "never", recipe.window)
+    first = Setting(recipe.batch_size, _known(recipe.precision), "never", recipe.window, recipe.threads)
     if rate(first) is None:
         documents[first].expected()
     gpu = documents[first].document["environment"]["device_kind"] == "GPU"
@@ -67,6 +73,8 @@ def run(settings: Settings, console: Console) -> Result:
         best = faster(best, dataclasses.replace(best, precision=precision), rate)
     if gpu:
         best = faster(best, dataclasses.replace(best, xla="always"), rate)
+    else:
+        best = faster(best, dataclasses.replace(best, threads=1), rate)
     for window in WINDOWS:
         best = faster(best, dataclasses.replace(best, window=window), rate)
     rows = [row(setting, outcome) for setting, outcome in documents.items()]
@@ -163,8 +171,9 @@ def plot(title: str, rows: list[dict]) -> bytes:
     axes = figure.add_subplot(xlabel="global batch", ylabel="images a second, both together", title=title)
     axes.set_xscale("log", base=2)
     measured = pd.DataFrame([each | {"rate": each["images_per_second"][rates.BOTH]} for each in rows if _works(each)])
-    for (precision, xla, window), lines in measured.sort_values("batch").groupby(["precision", "xla", "window"]):
-        name = f"{precision}{', XLA' if xla == 'always' else ''}, windows of {window}"
+    # All of a setting but its batch.
+    measured["other"] = [str(_setting(each)).split(", ", 1)[1] for each in rows if _works(each)]
+    for name, lines in measured.sort_values("batch").groupby("other"):
         axes.plot(lines["batch"], lines["rate"], marker="o", label=name)
     for each in rows:
         if not _works(each):
@@ -176,6 +185,10 @@ def plot(title: str, rows: list[dict]) -> bytes:
     return content.getvalue()
 
 
+def _setting(row: dict) -> Setting:
+    return Setting(**{field.name: row[field.name] for field in dataclasses.fields(Setting)})
+
+
 def _works(row: dict) -> bool:
     return "images_per_second" in row
 
@@ -184,7 +197,13 @@ def table(title: str, rows: list[dict]) -> Table:
     """The rows for people."""
     cells = []
     for each in rows:
-        setting = (str(each["batch"]), each["precision"], each["xla"], str(each["window"]))
+        setting = (
+            str(each["batch"]),
+            each["precision"],
+            each["xla"],
+            str(each["window"]),
+            str(each["threads"] or "all"),
+        )
         if not _works(each):
             cells.append((*setting, *["-"] * 4, "fails" if each["fits"] else "does not fit"))
             continue
@@ -197,6 +216,7 @@ def table(title: str, rows: list[dict]) -> Table:
         "precision",
         "XLA",
         "window",
+        "threads",
         "both, images/s",
         "step",
         "input",

@@ -91,10 +91,12 @@ def rounds_of(
     report: Callable[[str], None],
     hopeless: float = math.inf,
 ) -> dict[str, list[float]]:
-    """Images per second of each contestant, one window a round, after one round of warm-up (with its trace).
+    """Images per second of each contestant, measured in turn, each once the others are at rest.
+
+    Each first has one round of warm-up, with its trace.
 
     Args:
-        images: in one window, of all alike or by contestant.
+        images: in one round, of all alike or by contestant.
         repeats: measurements of each.
         report: is told what was measured.
         hopeless: what is so many times slower than the fastest in the first round is measured no more.
@@ -108,6 +110,7 @@ def rounds_of(
     left = dict(rounds)
     for repeat in range(repeats):
         for name, run in left.items():
+            wait_until_idle()
             measured[name].append((images if isinstance(images, int) else images[name]) / timed(run))
         last = ", ".join(f"{name} {measured[name][-1]:.1f}" for name in left)
         report(f"round {repeat + 1} of {repeats}: {last}")

@@ -77,7 +77,8 @@ def rows(
 
 def _in_effect(environment: dict) -> str:
     """How the devices compute, in one sentence."""
-    told = [f"XLA: {environment['xla']}", f"{environment['threads']} threads"]
+    threads = environment["threads"]
+    told = [f"XLA: {environment['xla']}", f"{threads} thread{'s' * (threads > 1)}"]
     told += [f"GPU threads: {environment['gpu_threads']}"] if environment["gpu_threads"] else []
     told += [f"gradients by {environment['reduction']}"] if environment["replicas"] > 1 else []
     return "; ".join([*told, f"{environment['batches_ahead']} batch ahead on each device"])

@@ -50,6 +50,7 @@ def test_what_is_hardly_faster_is_not_better():
 def test_a_setting_is_bound_whatever_the_recipe_says():
     assert FIRST.bindings == [
         "train.batch_size = 8", "train.precision = 'float32'", "train.xla = 'never'", "train.window = 10",
+        "train.threads = None",
     ]  # fmt: skip
 
 
@@ -103,10 +104,11 @@ def test_batch_precision_xla_and_window_are_swept_one_after_the_other(monkeypatc
 
 def test_the_plot_shows_what_was_measured_and_what_does_not_fit():
     rows = [
-        {"batch": 8 * 2**index, "precision": "float32", "xla": "never", "window": 20, "fits": True}
+        {"batch": 8 * 2**index, "precision": "float32", "xla": "never", "window": 20, "threads": None, "fits": True}
         | {"images_per_second": {rates.BOTH: 100.0 + index}}
         for index in range(3)
     ]
-    broken = {"batch": 64, "precision": "float32", "xla": "never", "window": 20, "fits": False, "said": ""}
+    broken = {"batch": 64, "precision": "float32", "xla": "never", "window": 20, "threads": None}
+    broken |= {"fits": False, "said": ""}
     pictures = [np.asarray(Image.open(io.BytesIO(sweep.plot("title", some)))) for some in (rows, [*rows, broken])]
     assert pictures[0].shape == pictures[1].shape == (750, 1200, 4) and (pictures[0] != pictures[1]).any()
