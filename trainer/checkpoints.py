@@ -150,7 +150,7 @@ class Checkpoints:
         # On a CPU nothing is copied here: an update of a variable whose value is held writes to memory of its own.
         for group, named in self._groups.items():
             for name, variable in named.items():
-                self._shadows[group][name].value = on_host(variable)
+                self._shadows[group][name].value = _on_host(variable)
 
     def _manage(self, checkpoint: tf.train.Checkpoint) -> tf.train.CheckpointManager:
         _write_state(self._folder)
@@ -313,10 +313,14 @@ class _Copies(tf.train.Checkpoint):
         return file_prefix
 
 
-def on_host(variable: tf.Variable) -> tf.Tensor:
-    """The value of a variable, of its first replica; past all that a strategy does about a read, which takes longer."""
+def value_of(variable: tf.Variable) -> tf.Tensor:
+    """What the first replica of a variable holds; past all that a strategy does about a read, which takes longer."""
     first = getattr(variable, "values", (variable,))[0]
-    value = tf.raw_ops.ReadVariableOp(resource=first.handle, dtype=first.dtype)
+    return tf.raw_ops.ReadVariableOp(resource=first.handle, dtype=first.dtype)
+
+
+def _on_host(variable: tf.Variable) -> tf.Tensor:
+    value = value_of(variable)
     if value.device.endswith("CPU:0"):
         return value
     with tf.device("CPU:0"):

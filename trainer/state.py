@@ -10,7 +10,7 @@ import tensorflow as tf
 from data import durations
 from data.errors import UserError
 from trainer.batches import share_of
-from trainer.checkpoints import on_host
+from trainer.checkpoints import value_of
 from trainer.forgetting.anchor import Anchored
 from trainer.forgetting.distillation import Teacher
 from trainer.guard import GuardState
@@ -179,7 +179,7 @@ class TrainingState:
         """Names of the model's variables that hold NaN or infinity."""
         values = self.network.values()
         # Tensors: a traced function would go on looking at the variables of the first session in this process.
-        floats = {name: on_host(value) for name, value in values.items() if value.dtype.is_floating}
+        floats = {name: value_of(value) for name, value in values.items() if value.dtype.is_floating}
         finite = _all_finite(list(floats.values())).numpy()
         return [name for name, fine in zip(floats, finite, strict=True) if not fine]
 
