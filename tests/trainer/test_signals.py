@@ -84,8 +84,8 @@ def test_before_the_loop_listens_a_signal_interrupts_the_work():
 def test_a_time_limit_is_a_request_like_any_other():
     with closing(StopRequest(seconds=0.2)) as stop:
         stop.listen()
-        wait_for(lambda: stop.requested)
-        assert stop.requested == "time limit" and stop.flag.numpy()
+        wait_for(stop.flag.numpy)
+        assert stop.requested == "time limit"
 
 
 def test_a_time_limit_too_interrupts_work_that_nobody_listens_in():
