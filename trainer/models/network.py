@@ -86,7 +86,8 @@ class Architecture:
             inputs = keras.Input((image_size, image_size, 3), dtype="float32")
             with numbered_from_zero():
                 backbone = self._backbone(image_size)
-            backbone = fuse(backbone) if fused else backbone
+            if fused:
+                fuse(backbone)
             if self.features is not None:
                 backbone = feature_map.up_to(backbone, self.features, where="gin binding model.features")
             with numbered_from_zero():

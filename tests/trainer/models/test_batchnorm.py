@@ -56,16 +56,44 @@ def test_mixed_precision_keeps_statistics_in_float32(dtype):
         np.testing.assert_allclose(right.numpy(), left.numpy(), rtol=140 * 2.0**-23)
 
 
+def fused_twin(original):
+    twin = keras.models.clone_model(original)
+    twin.set_weights(original.get_weights())
+    fuse(twin)
+    return twin
+
+
 def test_a_fused_model_has_the_names_shapes_and_weight_file_of_the_original(tmp_path):
     original = keras.applications.MobileNetV2((32, 32, 3), include_top=False, weights=None, alpha=0.35)
-    fused = fuse(original)
+    fused = fused_twin(original)
     assert [v.path for v in fused.variables] == [v.path for v in original.variables]
     assert [v.shape for v in fused.variables] == [v.shape for v in original.variables]
     assert sum(isinstance(layer, BatchNormalization) for layer in fused.layers) == 52
+    fused.set_weights([0 * weight for weight in fused.get_weights()])
     original.save_weights(tmp_path / "original.weights.h5")
     fused.load_weights(tmp_path / "original.weights.h5")
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(fused(images, training=False), original(images, training=False))
+
+
+def test_a_fused_model_trains_by_the_fused_kernel_as_the_original_does():
+    original = keras.Sequential([keras.Input((5, 7, 6)), keras.layers.BatchNormalization(momentum=0.9)])
+    fused = fused_twin(original)
+    assert "FusedBatchNormV3" in operations(fused) - operations(original)
+    for left, right in zip(*(run_model(each) for each in (original, fused)), strict=True):
+        # Sums over 140 positions in another order: relative 140 * 2**-23, of the largest value summed.
+        np.testing.assert_allclose(right, left, rtol=0, atol=140 * 2.0**-23 * np.abs(left).max())
+
+
+def operations(model):
+    traced = tf.function(lambda inputs: model(inputs, training=True))
+    graph = traced.get_concrete_function(tf.TensorSpec((4, 5, 7, 6), tf.float32)).graph
+    return {operation.type for operation in graph.get_operations()}
+
+
+def run_model(model):
+    inputs = np.random.default_rng(1).normal(3, 2, (4, 5, 7, 6)).astype(np.float32)
+    return [np.asarray(model(inputs, training=True)), *model.get_weights()]
 
 
 def test_a_fused_model_carries_the_losses_of_the_original():
@@ -73,11 +101,9 @@ def test_a_fused_model_carries_the_losses_of_the_original():
     x = keras.layers.Conv2D(2, 1, kernel_regularizer=keras.regularizers.L2(0.5), name="conv")(inputs)
     x = keras.layers.ActivityRegularization(l2=0.25)(keras.layers.BatchNormalization()(x))
     original = keras.Model(inputs, x)
-    fused = fuse(original)
-    fused.set_weights(original.get_weights())
     images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
     losses = []
-    for each in (original, fused):
+    for each in (original, fused_twin(original)):
         each(images)
         losses.append([float(loss) for loss in each.losses])
     assert len(losses[0]) == 2 and min(losses[0]) > 0
