@@ -66,7 +66,15 @@ HARMED = {
     "images": ("*",),
     "features": ("features/*",),
     "features half": ("features/*",),
-    "finished": ("summary.json", "metrics.jsonl", "checkpoints/ckpt-*", "checkpoints/best/ckpt-*"),
+    "finished": (
+        "summary.json",
+        "metrics.jsonl",
+        "report.html",
+        "stages.json",
+        "predictions/*",
+        "checkpoints/ckpt-*",
+        "checkpoints/best/ckpt-*",
+    ),
 }
 
 
@@ -99,7 +107,7 @@ def main() -> int:
 
 
 def _wanted(case: Case) -> bool:
-    return Path(case.path).match(flags.FLAGS.files) and case.harm in flags.FLAGS.harms
+    return any(map(Path(case.path).match, flags.FLAGS.files)) and case.harm in flags.FLAGS.harms
 
 
 def _make_room(workdir: Path) -> None:
@@ -193,7 +201,7 @@ def run() -> None:
     """Entry point of `onward-prove-damage`."""
     launch.define_flags()
     train.define_flags()
-    flags.DEFINE_string("files", "*", "Only files whose paths in the workdir match this pattern.")
+    flags.DEFINE_multi_string("files", ["*"], "Only files whose paths in the workdir match this pattern.")
     flags.DEFINE_list("harms", list(damage.HARMS), f"Which harms, of: {', '.join(damage.HARMS)}.")
     flags.DEFINE_integer("seed", SEED, "Draws which byte is flipped and where a file ends.")
     flags.DEFINE_string("markdown", None, "File for the table as Markdown.")
