@@ -90,7 +90,9 @@ def train_window(
     def objective(part, weight):
         """What a part of the batch adds to the objective, and to the score, of a batch of this global weight."""
         images = rendering.images(part)
-        logits = model(images, training=True)
+        with tf.control_dependencies([images]):
+            # What needs no images, random masks above all, would begin first and hold up the batch that they wait for.
+            logits = model(images, training=True)
         taught = 0.0 if distillation is None else distillation(images, logits)
         # A batch may hold examples of weight 0 only.
         shares = tf.math.divide_no_nan(weighted(part, lambda labels: loss(labels, logits) + taught), weight)
