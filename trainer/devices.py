@@ -2,12 +2,15 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import re
 
 import tensorflow as tf
+from tensorflow.python.data.ops import multi_device_iterator_ops
 
 from data.errors import UserError
+from data.pipeline import ordered
 from trainer import reduction
 from trainer.cluster import START_WITHIN, Members, mirrored
 from trainer.quiet import stderr_aside
@@ -54,6 +57,7 @@ def set_up(
             do="--devices=auto",
         )
     _hold_memory()
+    _leave_prefetching_untuned()
     if threads is not None:
         _set_threads(threads)
     # Looking for a driver where there is none prints an error, which for a CPU is none.
@@ -86,6 +90,22 @@ def set_up(
         )
     tf.config.set_visible_devices([], "GPU")
     return mirrored(members, within=within, communication=reduction.communication(reduce_by, kind="cpu"))
+
+
+def _leave_prefetching_untuned() -> None:
+    """Gives the part of a distributed dataset that lies on each device the options of all others.
+
+    `distribute_datasets_from_function` makes that part itself, with autotuning, for which the end of its iterator may
+    have to wait (see `data.pipeline.ordered`), and offers no argument for it.
+    """
+    create = getattr(multi_device_iterator_ops, "_create_device_dataset", None)
+    if create is not None and not hasattr(create, "__wrapped__"):
+
+        @functools.wraps(create)
+        def untuned(*arguments, **named) -> tf.data.Dataset:
+            return create(*arguments, **named).with_options(ordered())
+
+        multi_device_iterator_ops._create_device_dataset = untuned
 
 
 def _hold_memory() -> None:

@@ -16,6 +16,7 @@ from data.errors import UserError
 from data.examples import Examples
 from data.frozen import Frozen
 from data.inspection import Inspection, inspect
+from data.pipeline import ordered
 from trainer import data_setup
 from trainer import reduction as reductions
 from trainer.batches import share_of
@@ -85,7 +86,8 @@ def step(state: TrainingState, recipe: Recipe, frozen: Frozen, *, strategy: tf.d
     window = state.window(recipe, recipe.stages[-1], strategy=strategy)
     first = next(_stream(recipe, frozen, strategy=strategy))
     batch = tf.nest.map_structure(lambda column: strategy.experimental_local_results(column)[0], first)
-    held = iter(strategy.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat()))
+    again = tf.data.Dataset.from_tensors(batch).repeat().with_options(ordered())
+    held = iter(strategy.distribute_datasets_from_function(lambda _: again))
     rates = tf.zeros([recipe.window])
     return timed(lambda: window(held, rates, tf.constant(recipe.window))["loss"].numpy(), steps=recipe.window)
 

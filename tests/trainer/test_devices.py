@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from data.pipeline import ordered
 from trainer import devices
 
 
@@ -53,6 +54,18 @@ def test_batches_are_brought_to_each_device_before_they_are_asked_for():
     while len(made) < 2 * (1 + devices.AHEAD) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(made) >= 2 * (1 + devices.AHEAD)
+
+
+@pytest.mark.parametrize("spec", ["cpu", "cpu:2"])
+def test_no_part_of_a_distributed_dataset_is_tuned(spec, monkeypatch):
+    strategy, tuned = devices.set_up(spec), []
+    begin = tf.data.Dataset.__iter__
+    # Those that lie on the devices are made and begun by TensorFlow.
+    monkeypatch.setattr(
+        tf.data.Dataset, "__iter__", lambda self: (tuned.append(self.options().autotune.enabled), begin(self))[1]
+    )
+    iter(strategy.distribute_datasets_from_function(lambda _: tf.data.Dataset.range(4).with_options(ordered())))
+    assert tuned == [False] * strategy.num_replicas_in_sync
 
 
 def test_threads_cannot_change_once_tensorflow_is_in_use(complaint):

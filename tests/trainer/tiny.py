@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.augment.apply import Rendering
+from data.pipeline import ordered
 from trainer import devices
 from trainer.guard import Guard, GuardState
 from trainer.losses import Loss, cross_entropy
@@ -95,7 +96,7 @@ class Run:
                 name: values.reshape(steps * replicas, values.shape[1] // replicas, *values.shape[2:])
                 for name, values in batches.items()
             }
-            return tf.data.Dataset.from_tensor_slices(cut)
+            return tf.data.Dataset.from_tensor_slices(cut).with_options(ordered())
 
         padded = np.zeros(self._length, np.float32)
         padded[:steps] = rates

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.augment.apply import Rendering
+from data.pipeline import ordered
 from trainer.benchmarks import fit, rates
 from trainer.benchmarks.results import Result, Table
 from trainer.benchmarks.settings import Settings
@@ -137,7 +138,8 @@ def _trivial(strategy: tf.distribute.Strategy, length: int) -> Round:
         "label": tf.range(BATCH) % CLASSES,
         "weight": tf.ones([BATCH]),
     }
-    stream = iter(strategy.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat()))
+    again = tf.data.Dataset.from_tensors(batch).repeat().with_options(ordered())
+    stream = iter(strategy.distribute_datasets_from_function(lambda _: again))
     rates_, steps = tf.fill([length], RATE), tf.constant(length)
 
     def run() -> None:

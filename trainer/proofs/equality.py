@@ -15,6 +15,7 @@ from data import pipeline, sources
 from data.augment.apply import Rendering, as_rows
 from data.augment.colour import normalisation
 from data.decode import Decoding
+from data.pipeline import ordered
 from trainer import metrics
 from trainer.cluster import lane
 from trainer.losses import cross_entropy
@@ -149,7 +150,8 @@ def _stream(strategy: tf.distribute.Strategy, case: Case):
     def of_worker(context):
         own = lane(context)
         numbers = own.numbers(np.arange(STEPS * own.count))
-        return tf.data.Dataset.from_tensor_slices({name: each[numbers] for name, each in cut.items()})
+        batches = tf.data.Dataset.from_tensor_slices({name: each[numbers] for name, each in cut.items()})
+        return batches.with_options(ordered())
 
     return iter(strategy.distribute_datasets_from_function(of_worker))
 
