@@ -1,6 +1,7 @@
 """scripts/audit.py: one command that can be stopped at any time and goes on."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -60,6 +61,8 @@ def until_half_way(workdir):
 def test_an_audit_that_was_stopped_goes_on_where_it_stood(audit, many, tmp_path, number):
     workdir = tmp_path / "audit"
     stopped = audit(many)
+    # Its threads begin as it is: whoever is to stop it half way is not kept waiting for a core by them.
+    os.setpriority(os.PRIO_PROCESS, stopped.pid, 19)
     until_half_way(workdir)
     assert stopped.end(number) == (-9 if number == signal.SIGKILL else 75), stopped.printed
     before = noted(workdir)
