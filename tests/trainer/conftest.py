@@ -12,6 +12,7 @@ from tensorflow.python.framework import config as tensorflow_config
 
 from trainer import launch
 from trainer.recipe import Recipe
+from trainer.reports.page import writing
 from trainer.session import Session
 from trainer.signals import SIGNALS
 from trainer.workdir import Workdir
@@ -60,11 +61,24 @@ def open_session(small) -> Iterator[Callable[..., Session]]:
         release(folder)
 
 
+write_page = writing.at_end
+
+
+@pytest.fixture(scope="module")
+def no_page() -> Iterator[None]:
+    """Sessions end without their page, which takes a fifth of a small one, in modules that are about something else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "at_end", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished_once(open_session, tmp_path_factory) -> Path:
-    """The folder of the small recipe, trained straight to its end with deterministic operations."""
+    """The folder of the small recipe, trained straight to its end with deterministic operations; with its page."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    assert open_session(folder, "train.deterministic = True").run() == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "at_end", write_page)
+        assert open_session(folder, "train.deterministic = True").run() == 0
     tensorflow_config.disable_op_determinism()
     return folder
 

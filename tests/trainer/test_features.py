@@ -18,6 +18,8 @@ from trainer.evaluation import Evaluator
 from trainer.launch import STOPPED
 from trainer.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 # The last block and the head train for two epochs of 44 examples; each epoch shows another view.
 TRAINING = (
     "train.stages = [@head/stage()]",

@@ -1,7 +1,11 @@
 """A session on two replicas: stopped and gone on with, it ends in the same bits, random layers and all."""
 
+import pytest
+
 from tests.trainer.test_session import DETERMINISTIC, assert_same_run, stop_at
 from trainer.launch import STOPPED
+
+pytestmark = pytest.mark.usefixtures("no_page")
 
 # A head with much dropout trains by itself; gradients are added up in packs.
 BINDINGS = (

@@ -16,6 +16,8 @@ from trainer import checkpoints
 from trainer.launch import STOPPED
 from trainer.session import Session
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 # Of the head, in windows of 2 steps; a checkpoint after each.
 TRAINED, BATCH, STEPS = 48, 8, 9
 ROLL_BACK = "guard.not_finite = 'roll_back'"

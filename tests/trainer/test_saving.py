@@ -10,6 +10,8 @@ from trainer.checkpoints import find, read, steps_in
 from trainer.launch import STOPPED
 from trainer.session import Session
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 NEVER = "train.checkpoint_every = (1000, 'epochs')"
 
 

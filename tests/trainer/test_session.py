@@ -23,6 +23,8 @@ from trainer.losses import cross_entropy
 from trainer.optimization.loss_scale import LossScale
 from trainer.session import Session
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 DETERMINISTIC = "train.deterministic = True"
 # What the small recipe comes to: windows of 2 steps, 3 steps of the head, then an epoch of 44 examples in batches of 8.
 STEPS, HEAD_STEPS = 9, 3

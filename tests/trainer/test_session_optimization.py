@@ -10,6 +10,8 @@ from tests.trainer.test_session import DETERMINISTIC, STEPS, assert_same_run, st
 from trainer import checkpoints
 from trainer.launch import STOPPED
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 # Falls after every evaluation that gains nothing: the deciding figure is one of six shares.
 PLATEAU = ("train.plateau = @plateau()", "plateau.patience = 1", "plateau.min_delta = 0.5", "plateau.factor = 0.5")
 EVERYTHING = (

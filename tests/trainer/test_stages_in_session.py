@@ -11,6 +11,8 @@ from trainer import checkpoints
 from trainer.launch import STOPPED
 from trainer.session import Session
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 # Three steps of the head on 24 px, then six of the last block on 32 px, in windows of two.
 BINDINGS = (
     "train.deterministic = True", "image_size = 32", "synthetic.height = 32", "synthetic.width = 32",

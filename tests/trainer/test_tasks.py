@@ -20,6 +20,8 @@ from trainer import checkpoints, metrics, outcomes
 from trainer.launch import STOPPED
 from trainer.session import Session
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 EXAMPLES, SIZE = 120, 16
 CLASSIFIED = {"accuracy", "log_loss", "calibration_error", "roc_auc", "average_precision"}
 ERRORS = {"mean_absolute_error", "mean_squared_error", "root_mean_squared_error", "r2"}

@@ -17,6 +17,8 @@ from trainer.launch import STOPPED
 from trainer.session import Session
 from trainer.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 # Two classes more than the session before, and one example in ten of the old ones.
 BINDINGS = (
     "train.deterministic = True", "synthetic.classes = 6", "synthetic.examples = 120",

@@ -10,6 +10,8 @@ from trainer.launch import STOPPED
 from trainer.proofs.comparison import Rounding, first_difference
 from trainer.session import Session
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 # Nothing is drawn or normalised within a replica's share of the batch.
 BINDINGS = (
     "train.stages = [@all/stage()]", "epochs = 2", "all/stage.batchnorm = 'frozen'", "train.optimizer = @sgd()",
