@@ -24,6 +24,7 @@ import tensorflow as tf
 from tensorflow.python.eager import cancellation, context, execute
 
 from data.errors import UserError, expect
+from data.pipeline import ordered
 
 # Batches that wait for an earlier one: where they are more, with more bytes, the earlier one counts as lost.
 WAITING, WAITING_BYTES = 16, 2**31
@@ -307,7 +308,8 @@ class Feed:
             taken = self._ready.dequeue()
             return tf.nest.pack_sequence_as(spec, taken if isinstance(taken, list | tuple) else [taken])
 
-        self.dataset = tf.data.Dataset.counter().map(tf.autograph.experimental.do_not_convert(take))
+        batches = tf.data.Dataset.counter().map(tf.autograph.experimental.do_not_convert(take))
+        self.dataset = batches.with_options(ordered())
         self._threads = [threading.Thread(target=self._fill, daemon=True)]
         self._threads[0].start()
 
