@@ -13,6 +13,8 @@ from trainer.probing import Spent
 from trainer.recipe import Recipe
 from trainer.reports.console import Console
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 DETERMINISTIC = "train.deterministic = True"
 MEMORY = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[8,16,16,3]")
 

@@ -1,9 +1,12 @@
 """A session whose batches other hosts make trains as if it made them itself."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from trainer import checkpoints
+
+pytestmark = pytest.mark.usefixtures("no_page")
 
 
 def weights(folder) -> dict[str, np.ndarray]:

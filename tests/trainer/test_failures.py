@@ -11,6 +11,8 @@ from trainer import failures, launch
 from trainer.losses import cross_entropy
 from trainer.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 TOLD = "OOM when allocating tensor with shape[8,16] and type float on GPU:0"
 OOM = tf.errors.ResourceExhaustedError(None, None, f"Graph execution error:\n\n {TOLD}\nand a trace")
 

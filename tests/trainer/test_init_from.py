@@ -20,6 +20,8 @@ from trainer.models.network import model
 from trainer.recipe import Recipe
 from trainer.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 KERAS_2 = Path(__file__).parent / "models" / "keras_2"
 NAMES = ("class0", "class1", "class2", "class3")
 DETERMINISTIC = "train.deterministic = True"

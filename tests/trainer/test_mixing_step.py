@@ -20,6 +20,8 @@ from trainer.recipe import Recipe
 from trainer.rendering import rendering, training_policy
 from trainer.step import weighted
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 MIXING = one_of(operations=[mixing.mixup(alpha=1.0), mixing.cutmix(alpha=1.0)])
 POLICY = Policy((geometry.rotation(degrees=20), geometry.flip(), MIXING))
 
