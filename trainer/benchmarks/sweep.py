@@ -74,7 +74,7 @@ def run(settings: Settings, console: Console) -> Result:
     if gpu:
         best = faster(best, dataclasses.replace(best, xla="always"), rate)
     else:
-        best = faster(best, dataclasses.replace(best, threads=1), rate)
+        best = faster(best, dataclasses.replace(best, threads=None if best.threads == 1 else 1), rate)
     for window in WINDOWS:
         best = faster(best, dataclasses.replace(best, window=window), rate)
     rows = [row(setting, outcome) for setting, outcome in documents.items()]

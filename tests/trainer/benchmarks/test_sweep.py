@@ -73,9 +73,8 @@ def test_a_process_that_memory_ended_does_not_fit_and_any_other_failure_is_one(s
     assert row["fits"] == fits and sweep.table("", [row]).rows[0][:4] == ("8", "float32", "never", "10")
 
 
-@pytest.mark.parametrize("kind", ["CPU", "GPU"])
-def test_batch_precision_xla_and_window_are_swept_one_after_the_other(monkeypatch, small, kind):
-    tried = []
+def machine(tried, kind, *, threads="None"):
+    """Stands in for `trials.run`: a machine on which large batches, bfloat16, XLA and so many threads are fast."""
 
     def run(part, settings, *, bindings):
         tried.append(dict(binding.removeprefix("train.").split(" = ") for binding in bindings))
@@ -83,12 +82,19 @@ def test_batch_precision_xla_and_window_are_swept_one_after_the_other(monkeypatc
         if batch > 20:
             return Outcome(None, 3, "error: out of memory")
         speed = batch * (2 if "mixed_bfloat16" in now["precision"] else 1) * (3 if "always" in now["xla"] else 1)
+        speed *= 1 if now["threads"] == threads else 0.5
         speeds = {name: {"median": float(speed)} for name in ("both together", "step alone", "input alone")}
         facts = {"environment": {"device_kind": kind}, "title": "t", "rates": {"both together": [1.0]}}
         peaks = {"host_peak": 1, "device_peak": None, "trace_seconds": 1.0, "compile_seconds": 1.0}
         return Outcome({"images_per_second": speeds, **facts, **peaks}, 0, "")
 
-    monkeypatch.setattr(sweep.trials, "run", run)
+    return run
+
+
+@pytest.mark.parametrize("kind", ["CPU", "GPU"])
+def test_batch_precision_xla_and_window_are_swept_one_after_the_other(monkeypatch, small, kind):
+    tried = []
+    monkeypatch.setattr(sweep.trials, "run", machine(tried, kind))
     result = sweep.run(Settings(gin_file=(small,)), Console())
     best = result.figures["best"]
     assert (best["batch"], best["precision"]) == (16, "mixed_bfloat16") and best["window"] == 2
@@ -98,8 +104,17 @@ def test_batch_precision_xla_and_window_are_swept_one_after_the_other(monkeypatc
     # float16 has no units on a CPU, and XLA makes convolutions slower there.
     assert any("float16'" in each["precision"] and "b" not in each["precision"] for each in tried) == (kind == "GPU")
     assert any("always" in each["xla"] for each in tried) == (kind == "GPU")
+    assert any(each["threads"] == "1" for each in tried) == (kind == "CPU")
     assert len(tried) == len({str(each) for each in tried}) == len(result.tables[0].rows)
     assert [row[-1] for row in result.tables[0].rows].count("does not fit") == 2
+
+
+@pytest.mark.parametrize("fast", [1, None])
+@pytest.mark.parametrize("ours", [1, None])
+def test_one_thread_an_operation_and_all_are_both_tried_on_a_cpu(monkeypatch, small, ours, fast):
+    monkeypatch.setattr(sweep.trials, "run", machine([], "CPU", threads=str(fast)))
+    result = sweep.run(Settings(gin_file=(small,), gin_param=(f"train.threads = {ours}",)), Console())
+    assert result.figures["best"]["threads"] == fast
 
 
 def test_the_plot_shows_what_was_measured_and_what_does_not_fit():
