@@ -28,6 +28,8 @@ BLOCK = 8
 GROUP = 32
 # Bytes of canvases that are being made at once, at most.
 IN_THE_MAKING = 2**30
+# Images of at most so many bytes are made in one go where nothing has to be decoded, for several batches.
+SMALL = 2**24
 # Of stored features so many batches are gathered in one go.
 FEATURE_BYTES, MOST_TOGETHER = 2**24, 64
 UNCHANGED = Policy()
@@ -223,7 +225,9 @@ def _batches(
     labels, weights = tf.constant(examples.labels), tf.constant(examples.weights)
     orientations = tf.constant(examples.orientations)
     full = view.capacity * 3
-    group = batch
+    # Bytes of an image in the making: a canvas, or what is rendered of it.
+    size = full if rendering is None else max(full, math.prod(view.image_size) * 3 * 4)
+    group = batch * _most_together(together, batch * size)
     if examples.store is None and examples.pixels is not None:
         read = _in_memory(examples)
     elif examples.store is not None and examples.store.length == full:
@@ -274,7 +278,7 @@ def _batches(
         return {name: column for name, column in found.items() if name not in MADE_OF} | {"image": image}
 
     # Another host has other cores.
-    parallel = tf.data.AUTOTUNE if served else at_once(group * full)
+    parallel = tf.data.AUTOTUNE if served else at_once(group * size)
     batches = groups.map(element, num_parallel_calls=parallel, deterministic=True)
     if group < batch:
 
@@ -283,10 +287,22 @@ def _batches(
 
         batches = batches.batch(batch // group, drop_remainder=True)
         batches = batches.map(lambda found: tf.nest.map_structure(joined, found))
+    elif group > batch:
+
+        def parted(column):
+            return tf.reshape(column, [group // batch, batch, *column.shape[1:]])
+
+        batches = batches.map(lambda found: tf.nest.map_structure(parted, found)).unbatch()
     options = ordered(tuned=served)
     # Elements are made in parallel; to cut each one up as well costs more than it brings.
     options.threading.max_intra_op_parallelism = 1
     return batches.prefetch(2).with_options(options)
+
+
+def _most_together(batches: int, size: int) -> int:
+    """Of so many batches of so many bytes, how many to make in one go: a divisor."""
+    fitting = [count for count in range(1, batches + 1) if batches % count == 0 and count * size <= SMALL]
+    return max(fitting, default=1)
 
 
 def at_once(size: int) -> int:

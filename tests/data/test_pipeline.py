@@ -102,6 +102,16 @@ def test_as_many_elements_are_in_the_making_as_there_are_cores_and_as_memory_all
     assert pipeline.at_once(2**40) == 1
 
 
+def test_several_small_batches_are_made_in_one_go_and_large_ones_alone(memory, stream, monkeypatch):
+    assert [pipeline._most_together(8, size) for size in (1, 2**21, 2**22, 2**23 + 1, 2**40)] == [8, 8, 4, 1, 1]
+    assert pipeline._most_together(1, 1) == 1
+    rendering = Rendering(size=(8, 8))
+    together = training(memory, batch=6, count=96, rendering=rendering)
+    monkeypatch.setattr(pipeline, "SMALL", 0)
+    assert_same(training(memory, batch=16, count=96), stream)
+    assert_same(training(memory, batch=6, count=96, rendering=rendering), together)
+
+
 class TestTraining:
     def test_columns_have_the_shapes_and_types_that_are_promised(self, memory):
         (batch,) = pipeline.train_batches(
