@@ -27,7 +27,7 @@ from data.service import Feed
 from data.skipping import Ranges
 from data.splits import TRAIN
 from data.store import Store
-from trainer import identity, launch
+from trainer import devices, identity, launch
 from trainer.cluster import lane
 from trainer.optimization.stages import Stage
 from trainer.recipe import Recipe
@@ -490,7 +490,7 @@ def stream(
         feeds.append(Feed(make, service=recipe.data_service, positions=positions, say=say))
         return feeds[-1].dataset
 
-    stream = iter(strategy.distribute_datasets_from_function(batches))
+    stream = devices.batches(strategy, batches)
     for feed in feeds:
         weakref.finalize(stream, feed.close)
     return stream

@@ -5,6 +5,7 @@ import ctypes
 import functools
 import os
 import re
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 from tensorflow.python.data.ops import multi_device_iterator_ops
@@ -152,6 +153,25 @@ def _choose_gpus(gpus: list, detail: str | None, devices: str) -> int:
     return len(chosen)
 
 
+def batches(
+    strategy: tf.distribute.Strategy, of_worker: Callable[[tf.distribute.InputContext], tf.data.Dataset]
+) -> Iterator:
+    """The batches of every replica, for compiled loops.
+
+    Args:
+        of_worker: the dataset of a worker, whose elements its replicas take in turn.
+    """
+    if _is_one_cpu(strategy):
+        # Batches are where they belong as soon as they are made: to hand them over takes further threads.
+        return iter(of_worker(tf.distribute.InputContext()))
+    return iter(strategy.distribute_datasets_from_function(of_worker))
+
+
+def _is_one_cpu(strategy: tf.distribute.Strategy) -> bool:
+    mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
+    return mirrored and strategy.num_replicas_in_sync == 1 and "CPU" in strategy.extended.worker_devices[0]
+
+
 def in_effect(strategy: tf.distribute.Strategy, *, pack: int | None = None) -> dict[str, object]:
     """What TensorFlow has made of the wishes: for environment.json and the header of a run.
 
@@ -163,7 +183,7 @@ def in_effect(strategy: tf.distribute.Strategy, *, pack: int | None = None) -> d
     return {
         "reduction": reduction.in_effect(strategy, pack=pack),
         "gpu_threads": f"{threads['TF_GPU_THREAD_COUNT']} a GPU, {threads['TF_GPU_THREAD_MODE']}" if gpu else None,
-        "batches_ahead": AHEAD,
+        "batches_ahead": None if _is_one_cpu(strategy) else AHEAD,
     }
 
 

@@ -11,7 +11,7 @@ from data.augment.views import Views
 from data.errors import UserError
 from data.examples import Examples
 from data.pipeline import View
-from trainer import metrics
+from trainer import devices, metrics
 from trainer.cluster import lane
 from trainer.losses import Loss
 from trainer.models.network import Network
@@ -97,7 +97,8 @@ def batches(
     batch = max(1, (recipe.evaluation_batch_size or recipe.batch_size) // replicas)
     # The plain image alone needs no average.
     views = None if recipe.evaluation_views == Views() else recipe.evaluation_views.matrices(view.image_size)
-    found = strategy.distribute_datasets_from_function(
+    found = devices.batches(
+        strategy,
         lambda context: pipeline.evaluation_batches(
             examples,
             batch=batch,
@@ -106,6 +107,6 @@ def batches(
             policy=evaluation_policy(recipe),
             views=views,
             lane=lane(context),
-        )
+        ),
     )
-    return iter(found), pipeline.evaluation_elements(len(examples), batch=batch, replicas=replicas) // replicas
+    return found, pipeline.evaluation_elements(len(examples), batch=batch, replicas=replicas) // replicas

@@ -20,6 +20,7 @@ from data.frozen import Frozen
 from data.order import Order
 from data.pipeline import View
 from data.skipping import Ranges
+from trainer import devices
 from trainer.cluster import ALONE, PATIENCE, Cluster, lane
 from trainer.models.cut import Prefix
 from trainer.recipe import Recipe
@@ -241,7 +242,7 @@ def computed(
         shares = [strategy.experimental_local_results(column) for column in columns]
         return [parts[:1] if together else parts for parts in shares]
 
-    batches, rows = iter(strategy.distribute_datasets_from_function(dataset)), count * (views or 1)
+    batches, rows = devices.batches(strategy, dataset), count * (views or 1)
     for done in range(steps * batch * replicas, rows, batch * replicas):
         columns = (np.concatenate([part.numpy() for part in parts]) for parts in step(batches))
         values, positions, shown, broken = columns
@@ -305,30 +306,30 @@ class FeatureBatches:
     def stream(self, order: Order, *, step: int, left_out: Ranges = ()) -> Iterator:
         """The training batches of every replica from a step on; `left_out`: positions that the run goes without."""
         batch = self._recipe.batch_size
-        return iter(
-            self._strategy.distribute_datasets_from_function(
-                lambda context: pipeline.feature_batches(
-                    self._tables["train"],
-                    self._store.parts["train"],
-                    order=order,
-                    start=step * batch,
-                    batch=batch // self._strategy.num_replicas_in_sync,
-                    left_out=left_out,
-                    lane=lane(context),
-                )
-            )
+        return devices.batches(
+            self._strategy,
+            lambda context: pipeline.feature_batches(
+                self._tables["train"],
+                self._store.parts["train"],
+                order=order,
+                start=step * batch,
+                batch=batch // self._strategy.num_replicas_in_sync,
+                left_out=left_out,
+                lane=lane(context),
+            ),
         )
 
     def evaluation(self, split: str) -> tuple[Iterator, int]:
         """The batches of every replica that hold each example of a split once, and how many steps these are."""
         replicas, examples = self._strategy.num_replicas_in_sync, self._tables[split]
         batch = max(1, (self._recipe.evaluation_batch_size or self._recipe.batch_size) // replicas)
-        found = self._strategy.distribute_datasets_from_function(
+        found = devices.batches(
+            self._strategy,
             lambda context: pipeline.feature_evaluation_batches(
                 examples, self._store.parts[split], batch=batch, replicas=replicas, lane=lane(context)
-            )
+            ),
         )
-        return iter(found), pipeline.evaluation_elements(len(examples), batch=batch, replicas=replicas) // replicas
+        return found, pipeline.evaluation_elements(len(examples), batch=batch, replicas=replicas) // replicas
 
     def broken(self) -> list[str]:
         """Where the images are that could not be read when the features were computed."""

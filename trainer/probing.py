@@ -17,7 +17,7 @@ from data.examples import Examples
 from data.frozen import Frozen
 from data.inspection import Inspection, inspect
 from data.pipeline import ordered
-from trainer import data_setup
+from trainer import data_setup, devices
 from trainer import reduction as reductions
 from trainer.batches import share_of
 from trainer.recipe import Recipe
@@ -87,7 +87,7 @@ def step(state: TrainingState, recipe: Recipe, frozen: Frozen, *, strategy: tf.d
     first = next(_stream(recipe, frozen, strategy=strategy))
     batch = tf.nest.map_structure(lambda column: strategy.experimental_local_results(column)[0], first)
     again = tf.data.Dataset.from_tensors(batch).repeat().with_options(ordered())
-    held = iter(strategy.distribute_datasets_from_function(lambda _: again))
+    held = devices.batches(strategy, lambda _: again)
     rates = tf.zeros([recipe.window])
     return timed(lambda: window(held, rates, tf.constant(recipe.window))["loss"].numpy(), steps=recipe.window)
 

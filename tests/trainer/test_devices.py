@@ -56,6 +56,31 @@ def test_batches_are_brought_to_each_device_before_they_are_asked_for():
     assert len(made) >= 2 * (1 + devices.AHEAD)
 
 
+def test_a_single_cpu_takes_elements_as_they_are_made_and_two_have_theirs_handed_over():
+    def of_worker(context):
+        assert (context.num_input_pipelines, context.input_pipeline_id) == (1, 0)
+        assert context.num_replicas_in_sync == replicas
+        return tf.data.Dataset.range(4).map(lambda number: {"number": number})
+
+    for spec, replicas in (("cpu", 1), ("cpu:2", 2)):
+        strategy = devices.set_up(spec)
+        stream = devices.batches(strategy, of_worker)
+        assert isinstance(stream, tf.data.Iterator) == (replicas == 1)
+
+        @tf.function
+        def taken(stream, strategy=strategy):
+            return strategy.run(lambda batch: batch["number"], args=(next(stream),))
+
+        parts = [strategy.experimental_local_results(taken(stream)) for _ in range(4 // replicas)]
+        assert [int(number) for part in parts for number in part] == [0, 1, 2, 3]
+        assert devices.in_effect(strategy)["batches_ahead"] == (None if replicas == 1 else devices.AHEAD)
+
+
+def test_without_a_strategy_batches_come_as_they_are():
+    stream = devices.batches(tf.distribute.get_strategy(), lambda _: tf.data.Dataset.range(2))
+    assert [int(number) for number in stream] == [0, 1]
+
+
 @pytest.mark.parametrize("spec", ["cpu", "cpu:2"])
 def test_no_part_of_a_distributed_dataset_is_tuned(spec, monkeypatch):
     strategy, tuned = devices.set_up(spec), []

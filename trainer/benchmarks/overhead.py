@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from data.augment.apply import Rendering
 from data.pipeline import ordered
+from trainer import devices
 from trainer.benchmarks import fit, rates
 from trainer.benchmarks.results import Result, Table
 from trainer.benchmarks.settings import Settings
@@ -139,7 +140,7 @@ def _trivial(strategy: tf.distribute.Strategy, length: int) -> Round:
         "weight": tf.ones([BATCH]),
     }
     again = tf.data.Dataset.from_tensors(batch).repeat().with_options(ordered())
-    stream = iter(strategy.distribute_datasets_from_function(lambda _: again))
+    stream = devices.batches(strategy, lambda _: again)
     rates_, steps = tf.fill([length], RATE), tf.constant(length)
 
     def run() -> None:

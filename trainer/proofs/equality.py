@@ -16,7 +16,7 @@ from data.augment.apply import Rendering, as_rows
 from data.augment.colour import normalisation
 from data.decode import Decoding
 from data.pipeline import ordered
-from trainer import metrics
+from trainer import devices, metrics
 from trainer.cluster import lane
 from trainer.losses import cross_entropy
 from trainer.optimization import optimizers
@@ -153,7 +153,7 @@ def _stream(strategy: tf.distribute.Strategy, case: Case):
         batches = tf.data.Dataset.from_tensor_slices({name: each[numbers] for name, each in cut.items()})
         return batches.with_options(ordered())
 
-    return iter(strategy.distribute_datasets_from_function(of_worker))
+    return devices.batches(strategy, of_worker)
 
 
 def _evaluated(strategy: tf.distribute.Strategy):
@@ -163,7 +163,7 @@ def _evaluated(strategy: tf.distribute.Strategy):
     shape = {"image_size": (SIZE, SIZE), "capacity": SIZE**2, "uniform": True}
     view = pipeline.View(fit="stretch", crop=1.0, decoding=Decoding(SIZE), **shape)
     settings = {"batch": max(1, 8 // replicas), "replicas": replicas}
-    batches = strategy.distribute_datasets_from_function(
-        lambda context: pipeline.evaluation_batches(examples, view=view, lane=lane(context), **settings)
+    batches = devices.batches(
+        strategy, lambda context: pipeline.evaluation_batches(examples, view=view, lane=lane(context), **settings)
     )
-    return iter(batches), tf.constant(pipeline.evaluation_elements(EVALUATED, **settings) // replicas)
+    return batches, tf.constant(pipeline.evaluation_elements(EVALUATED, **settings) // replicas)

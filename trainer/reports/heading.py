@@ -81,7 +81,8 @@ def _in_effect(environment: dict) -> str:
     told = [f"XLA: {environment['xla']}", f"{threads} thread{'s' * (threads > 1)}"]
     told += [f"GPU threads: {environment['gpu_threads']}"] if environment["gpu_threads"] else []
     told += [f"gradients by {environment['reduction']}"] if environment["replicas"] > 1 else []
-    return "; ".join([*told, f"{environment['batches_ahead']} batch ahead on each device"])
+    ahead = environment["batches_ahead"]
+    return "; ".join([*told, f"{ahead} batch ahead on each device"] if ahead else told)
 
 
 def commands(workdir: Path) -> list[tuple[str, str]]:
