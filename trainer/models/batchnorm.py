@@ -3,8 +3,6 @@
 import keras
 import tensorflow as tf
 
-from trainer.models.weights import leaves
-
 
 class BatchNormalization(keras.layers.BatchNormalization):
     """Same arguments, variables, name in weight files and results (to float32 rounding) as Keras' layer.
@@ -38,13 +36,3 @@ def hides_one(layer: keras.layers.Layer) -> bool:
     """Whether there is a batch normalisation inside, where stages do not see it."""
     inner = layer._flatten_layers(include_self=False)
     return any(isinstance(each, keras.layers.BatchNormalization) for each in inner)
-
-
-def fuse(model: keras.Model) -> None:
-    """Makes the batch normalisations of a model the fused ones.
-
-    In place, since they differ in nothing but `call`: a copy of the model would make and draw its weights once more.
-    """
-    for layer in leaves(model):
-        if type(layer) is keras.layers.BatchNormalization:
-            layer.__class__ = BatchNormalization

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.models.batchnorm import BatchNormalization, fuse
+from trainer.models.batchnorm import BatchNormalization
+from trainer.models.network import fuse
 
 
 def twins(**arguments):
