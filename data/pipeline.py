@@ -30,6 +30,8 @@ GROUP = 32
 IN_THE_MAKING = 2**30
 # Images of at most so many bytes are made in one go where nothing has to be decoded, for several batches.
 SMALL = 2**24
+# Of such groups at once, at most: they hold many batches.
+GROUPS = 4
 # Of stored features so many batches are gathered in one go.
 FEATURE_BYTES, MOST_TOGETHER = 2**24, 64
 UNCHANGED = Policy()
@@ -225,8 +227,8 @@ def _batches(
     labels, weights = tf.constant(examples.labels), tf.constant(examples.weights)
     orientations = tf.constant(examples.orientations)
     full = view.capacity * 3
-    # Bytes of an image in the making: a canvas, or what is rendered of it.
-    size = full if rendering is None else max(full, math.prod(view.image_size) * 3 * 4)
+    # Bytes of an image in the making: a canvas, or the floats that are rendered of it.
+    size = full if rendering is None else max(full, math.prod(view.image_size) * rendering.samples**2 * 3 * 4)
     group = batch * _most_together(together, batch * size)
     if examples.store is None and examples.pixels is not None:
         read = _in_memory(examples)
@@ -279,6 +281,8 @@ def _batches(
 
     # Another host has other cores.
     parallel = tf.data.AUTOTUNE if served else at_once(group * size)
+    if group > batch:
+        parallel = min(parallel, GROUPS)
     batches = groups.map(element, num_parallel_calls=parallel, deterministic=True)
     if group < batch:
 

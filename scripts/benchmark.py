@@ -30,6 +30,7 @@ from trainer import launch  # isort: skip  (quietens TensorFlow's log before it 
 import dataclasses
 import sys
 
+import gin
 from absl import flags
 
 from trainer.benchmarks import (
@@ -84,6 +85,9 @@ def main() -> int:
         part, result = own.part, PARTS[own.part](settings, console)
     result.show()
     if own.output:
+        if not gin.config_str() and (own.gin_file or own.gin_param):
+            # Only processes of their own have read it.
+            launch.parse_gin(own.gin_file, own.gin_param)
         document = result.document(part, sys.argv)
         for path in own.output:
             results.write(path, result, document)

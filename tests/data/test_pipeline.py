@@ -105,11 +105,20 @@ def test_as_many_elements_are_in_the_making_as_there_are_cores_and_as_memory_all
 def test_several_small_batches_are_made_in_one_go_and_large_ones_alone(memory, stream, monkeypatch):
     assert [pipeline._most_together(8, size) for size in (1, 2**21, 2**22, 2**23 + 1, 2**40)] == [8, 8, 4, 1, 1]
     assert pipeline._most_together(1, 1) == 1
+    looked, seen = pipeline.geometry.upright, []
+    monkeypatch.setattr(
+        pipeline.geometry, "upright", lambda size, *more: (seen.append(size.shape[0]), looked(size, *more))[1]
+    )
     rendering = Rendering(size=(8, 8))
     together = training(memory, batch=6, count=96, rendering=rendering)
+    assert seen.pop() == 6 * pipeline.BLOCK
     monkeypatch.setattr(pipeline, "SMALL", 0)
     assert_same(training(memory, batch=16, count=96), stream)
+    assert seen.pop() == 16
     assert_same(training(memory, batch=6, count=96, rendering=rendering), together)
+    alone = evaluation(memory, batch=4)
+    monkeypatch.undo()
+    assert_same(evaluation(memory, batch=4), alone)
 
 
 class TestTraining:
@@ -273,11 +282,13 @@ class TestBrokenFiles:
 
 
 class TestStores:
+    @pytest.mark.parametrize("small", [0, 2**24])
     @pytest.mark.parametrize("shard_bytes", [1000, 10**9])
     def test_a_store_and_the_files_it_was_packed_from_give_the_same_bits(
-        self, files, stream, tmp_path, monkeypatch, shard_bytes
+        self, files, stream, tmp_path, monkeypatch, shard_bytes, small
     ):
         monkeypatch.setattr(packing, "SHARD_BYTES", shard_bytes)
+        monkeypatch.setattr(pipeline, "SMALL", small)
         packed = packing.pack(files, tmp_path / "store", decoding=VIEW.decoding).attach(files)
         assert_same(training(packed, batch=16, count=96), stream)
         assert_same(evaluation(packed, batch=8), evaluation(files, batch=8))

@@ -100,7 +100,7 @@ class Run:
 
         padded = np.zeros(self._length, np.float32)
         padded[:steps] = rates
-        stream = iter(self.strategy.distribute_datasets_from_function(of_replica))
+        stream = devices.batches(self.strategy, of_replica)
         records = self._window(stream, tf.constant(padded), tf.constant(steps))
         return {name: values.numpy()[:steps] for name, values in records.items()}
 

@@ -26,11 +26,14 @@ def run(wanted: str, settings: Settings, console: Console) -> Result:
     """
     if "=" in wanted:
         names, documents = _values(wanted, settings, console)
+        both = zip(names, documents, strict=True)
+        turns = {f"{name}, process {turn}": each for name, all_ in both for turn, each in enumerate(all_, 1)}
+        faults = trials.faults(turns)
     else:
         names = wanted.split(",")
         if len(names) != 2:
             raise _unclear(wanted)
-        documents = [[results.read(name)] for name in names]
+        documents, faults = [[results.read(name)] for name in names], []
     first, second = (pooled(each) for each in documents)
     shared = [name for name in first if name in second]
     if not shared:
@@ -47,6 +50,7 @@ def run(wanted: str, settings: Settings, console: Console) -> Result:
         figures={"compared": list(names), "rows": rows, "different": changed},
         tables=[table(names, rows)],
         sentences=[*told, *(f"also different: {each}" for each in changed)],
+        faults=faults,
     )
 
 

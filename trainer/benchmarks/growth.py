@@ -31,7 +31,9 @@ def run(settings: Settings, console: Console) -> Result:
             before = resident()
             kept.append(subject.fed_by(repeated(subject.frozen, count)))
             run_ = traced.fed(kept[-1].stream())
-            contestants[f"{count:,} examples"] = Contestant(run=run_, images=subject.images, fed=True)
+            contestants[f"{count:,} examples"] = Contestant(
+                run=run_, images=subject.images, batches=subject.recipe.window
+            )
             run_()
             gc.collect()
             held[count] = resident() - before
@@ -52,6 +54,7 @@ def run(settings: Settings, console: Console) -> Result:
             f"{settings.rows:,} examples take {row['bytes'] / 2**20:.0f} MiB of memory more, {added:.0f} bytes each; "
             f"at most {MOST_BYTES} are wanted",
         ],
+        faults=rates.faults({"traces": {"input and step": traced.traces()}}),
         environment=subject.environment(),
     )
 

@@ -22,7 +22,7 @@ from data.order import Order
 from trainer import data_setup, devices, launch
 from trainer.benchmarks.results import Result, Table
 from trainer.benchmarks.settings import Settings
-from trainer.benchmarks.windows import LEAD, range_of, ratio, wait_until_idle
+from trainer.benchmarks.windows import drain, range_of, ratio, wait_until_idle
 from trainer.recipe import Recipe
 from trainer.rendering import training_policy
 from trainer.reports.console import Console
@@ -207,7 +207,7 @@ def costs(
     for repeat in range(repeats):
         for name, batches_of in contestants.items():
             wait_until_idle()
-            _go_through(batches_of, LEAD)
+            drain(lambda batches_of=batches_of: next(batches_of), batches=1)
             wall, cpu = time.perf_counter(), time.process_time()
             _go_through(batches_of, batches[name])
             spent, count = (time.perf_counter() - wall, time.process_time() - cpu), batches[name] * sizes[name]

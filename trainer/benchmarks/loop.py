@@ -8,7 +8,7 @@ from trainer.benchmarks import fit, rates
 from trainer.benchmarks.results import Result, Table
 from trainer.benchmarks.settings import Settings
 from trainer.benchmarks.subject import Subject
-from trainer.benchmarks.windows import compare, range_of, rounds_of, timed
+from trainer.benchmarks.windows import compare, drain, range_of, rounds_of, timed
 from trainer.reports.console import Console
 
 ONWARD = "onward"
@@ -22,17 +22,22 @@ def run(settings: Settings, console: Console) -> Result:
     """--part=loop."""
     with tempfile.TemporaryDirectory(prefix="onward-loop-") as folder:
         subject = rates.prepared(settings, Path(folder))
-        measured = against_fit(subject, repeats=settings.repeats, report=console.say)
+        measured, faults = against_fit(subject, repeats=settings.repeats, report=console.say)
         title = rates.title(subject)
     rows = compare(measured, against=ONWARD)
     figures = {"title": title, "rows": rows, "rates": measured, "settings": settings_of(measured)}
     where = subject.environment()
-    return Result(figures=figures, tables=[table(title, rows)], sentences=told(measured), environment=where)
+    return Result(
+        figures=figures, tables=[table(title, rows)], sentences=told(measured), faults=faults, environment=where
+    )
 
 
-def against_fit(subject: Subject, *, repeats: int, report: Callable[[str], None]) -> dict[str, list[float]]:
-    """Images a second of the loop and its peers, in turn; in a round each trains for about as long."""
-    run = subject.both()[1].run
+def against_fit(
+    subject: Subject, *, repeats: int, report: Callable[[str], None]
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Images a second of the loop and its peers, in turn, and faults; in a round each trains for about as long."""
+    traced = subject.both()[1]
+    run = traced.run
     windows = max(1, round(ROUND_SECONDS / timed(run)))
 
     def several() -> None:
@@ -40,7 +45,10 @@ def against_fit(subject: Subject, *, repeats: int, report: Callable[[str], None]
             run()
 
     rounds = {ONWARD: several, **fit.peers(subject, windows=windows)}
-    return rounds_of(rounds, images=windows * subject.images, repeats=repeats, report=report, hopeless=HOPELESS)
+    leads = {ONWARD: lambda: drain(run, batches=subject.recipe.window)}
+    timing = {"images": windows * subject.images, "repeats": repeats, "report": report, "leads": leads}
+    measured = rounds_of(rounds, hopeless=HOPELESS, **timing)
+    return measured, rates.faults({"traces": {ONWARD: traced.traces()}})
 
 
 def table(title: str, rows: list[dict]) -> Table:

@@ -31,7 +31,7 @@ def run(settings: Settings, console: Console) -> Result:
         say = console.say
         figures = rates.measured(subject, repeats=settings.repeats, report=say, trace=settings.trace)
         found = judged(subject, figures, folder=Path(folder), repeats=settings.repeats, report=say)
-        peers = against_fit(subject, repeats=settings.repeats, report=say)
+        peers, retraced = against_fit(subject, repeats=settings.repeats, report=say)
     tables = [rates.table(figures), stages_table(found), changes_table(found)]
     if peers:
         tables.append(loop.table("against keras.Model.fit", peers["rows"]))
@@ -41,7 +41,7 @@ def run(settings: Settings, console: Console) -> Result:
         figures={**figures, "verdict": found, "peers": peers},
         tables=tables,
         sentences=told,
-        faults=rates.faults(figures),
+        faults=[*rates.faults(figures), *retraced],
         environment=subject.environment(),
     )
 
@@ -154,13 +154,13 @@ def _step(subject: Subject, **changes) -> float | str:
     return statistics.median(all_)
 
 
-def against_fit(subject: Subject, *, repeats: int, report: Callable[[str], None]) -> dict:
-    """Ratios to `keras.Model.fit`, measured in turn; empty on several replicas."""
+def against_fit(subject: Subject, *, repeats: int, report: Callable[[str], None]) -> tuple[dict, list[str]]:
+    """Ratios to `keras.Model.fit`, measured in turn, and faults; empty on several replicas."""
     if subject.strategy.num_replicas_in_sync > 1:
-        return {}
-    measured = loop.against_fit(subject, repeats=repeats, report=report)
+        return {}, []
+    measured, faults = loop.against_fit(subject, repeats=repeats, report=report)
     rows, settings = compare(measured, against=loop.ONWARD), loop.settings_of(measured)
-    return {"rows": rows, "rates": measured, "settings": settings}
+    return {"rows": rows, "rates": measured, "settings": settings}, faults
 
 
 def stages_table(found: dict) -> Table:

@@ -35,6 +35,7 @@ def run(settings: Settings, console: Console) -> Result:
         figures={"title": documents[STRONG, counts[0]]["title"], "rows": rows, "rates": measured},
         tables=[table(documents[STRONG, counts[0]]["title"], rows)],
         sentences=told,
+        faults=trials.faults({f"{way}, {count} replicas": document for (way, count), document in documents.items()}),
         environment=last["environment"],
     )
 

@@ -221,7 +221,7 @@ class Subject:
             take(stream, tf.constant(self.recipe.window)).numpy()
 
         run()
-        return Contestant(run=run, images=self.images, fed=True)
+        return Contestant(run=run, images=self.images, batches=self.recipe.window)
 
     def step(self, **changes) -> tuple[Contestant, Traced]:
         """Step alone, on one batch that lies on the devices; `changes` are fields of the recipe."""
@@ -236,7 +236,7 @@ class Subject:
             waits: gets the share of each window in which the step waited for its batch.
         """
         traced = self._traced(self.recipe, self.stream(), waits)
-        return Contestant(run=traced.run, images=self.images, fed=True), traced
+        return Contestant(run=traced.run, images=self.images, batches=self.recipe.window), traced
 
     def _traced(self, recipe: Recipe, batches: Iterator, waits: list[float] | None = None) -> Traced:
         window = self.state.window(recipe, self.stage, strategy=self.strategy)

@@ -92,6 +92,7 @@ def run(settings: Settings, console: Console) -> Result:
             f"best found: {best}: {rate(best):.1f} images/s, {rate(best) / rate(first):.2f} times {first}",
             _largest(fits),
         ],
+        faults=trials.faults({str(each): found.document for each, found in documents.items() if found.document}),
         environment=documents[first].document["environment"],
         plot=plot(documents[first].document["title"], rows),
     )

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data.errors import RunFailure, UserError
@@ -101,6 +101,11 @@ def run(
             trial.wait()
         document = json.loads(output.read_text()) if output.exists() else None
         return Outcome(document, trial.returncode, "\n".join(said.splitlines()[-TOLD:]))
+
+
+def faults(documents: Mapping[str, dict]) -> list[str]:
+    """What ought not to be in documents of trials, with the name of each."""
+    return [f"{name}: {fault}" for name, document in documents.items() for fault in document["faults"]]
 
 
 def free_memory() -> int:

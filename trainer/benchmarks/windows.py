@@ -4,14 +4,16 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 # Trains, or takes, one window and returns when its figures have reached the host.
 Round = Callable[[], None]
-# Batches that a contestant goes through before its clock starts: those that it has made ready while others ran.
-LEAD = 16
+# What an input pipeline has made ready while others ran is gone through before a clock starts: so many batches at
+# least, for so many seconds at least. Of small images on many cores it can be a hundred.
+LEAD, LEAD_SECONDS = 16, 1.0
 # Seconds in which next to nothing is done once all others are at rest.
 IDLE = 0.3
 # Windows that one contestant has before it is another's turn: as many as fit, but not more.
@@ -26,12 +28,12 @@ class Contestant:
     Attributes:
         run: one window.
         images: that it takes.
-        fed: whether it is fed by an input pipeline, whose buffers are emptied before its clock starts.
+        batches: that it takes from an input pipeline, whose buffers are emptied before its clock starts; 0: none.
     """
 
     run: Round
     images: int
-    fed: bool = False
+    batches: int = 0
 
 
 def in_turn(
@@ -51,11 +53,11 @@ def in_turn(
     for repeat in range(repeats):
         for name, contestant in contestants.items():
             wait_until_idle()
-            lead = timed(contestant.run)
-            if not contestant.fed:
-                rates[name].append(contestant.images / lead)
-            windows = int(np.clip(TURN_SECONDS / lead, 1, MOST_IN_TURN)) - (not contestant.fed)
-            rates[name] += [contestant.images / timed(contestant.run) for _ in range(windows)]
+            if contestant.batches:
+                drain(contestant.run, batches=contestant.batches)
+            first = timed(contestant.run)
+            more = int(np.clip(TURN_SECONDS / first, 1, MOST_IN_TURN)) - 1
+            rates[name] += [contestant.images / each for each in (first, *(timed(contestant.run) for _ in range(more)))]
         last = ", ".join(f"{name} {all_[-1]:.1f}" for name, all_ in rates.items())
         report(f"round {repeat + 1} of {repeats}, images/s: {last}")
     return rates
@@ -66,6 +68,14 @@ def timed(run: Round) -> float:
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
+
+
+def drain(run: Round, *, batches: int) -> None:
+    """Runs what takes so many batches of an input pipeline until it has taken what lay there ready."""
+    began, taken = time.perf_counter(), 0
+    while taken < LEAD or time.perf_counter() - began < LEAD_SECONDS:
+        run()
+        taken += batches
 
 
 def wait_until_idle() -> None:
@@ -90,6 +100,7 @@ def rounds_of(
     repeats: int,
     report: Callable[[str], None],
     hopeless: float = math.inf,
+    leads: Mapping[str, Round] = MappingProxyType({}),
 ) -> dict[str, list[float]]:
     """Images per second of each contestant, measured in turn, each once the others are at rest.
 
@@ -100,6 +111,7 @@ def rounds_of(
         repeats: measurements of each.
         report: is told what was measured.
         hopeless: what is so many times slower than the fastest in the first round is measured no more.
+        leads: what a contestant does before its clock starts.
 
     Returns:
         contestant -> [repeats] images per second.
@@ -111,6 +123,7 @@ def rounds_of(
     for repeat in range(repeats):
         for name, run in left.items():
             wait_until_idle()
+            leads.get(name, lambda: None)()
             measured[name].append((images if isinstance(images, int) else images[name]) / timed(run))
         last = ", ".join(f"{name} {measured[name][-1]:.1f}" for name in left)
         report(f"round {repeat + 1} of {repeats}: {last}")

@@ -26,7 +26,7 @@ class Exported:
         prefix: the checkpoint.
         group: `model` or `ema`, which weights of it.
         colour: [3, 4] float64, from (red, green, blue, 1) in 0..255 to the network's input.
-        network: in float32, with Keras' own batch normalisation.
+        network: in float32, with Keras' own layers.
         model: its layers behind the normalisation: [B, S, S, 3] float32 in 0..255, RGB -> logits [B, outputs] float32.
         calibration: bytes of training images, by which formats of whole numbers choose their scales.
     """

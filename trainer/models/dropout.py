@@ -8,8 +8,8 @@ class Dropout(keras.layers.Dropout):
     """Same arguments, seeds and results as Keras' layer.
 
     Keras scales, and then chooses between each number and 0; both is done once more for the gradient. Here a mask of 0
-    and 1 / (1 - rate), which needs no inputs and with `noise_shape` is as small as that, multiplies both. So what is
-    dropped may be -0, and of infinity it is NaN, where Keras has 0.
+    and 1 / (1 - rate), which needs no inputs and with `noise_shape` is as small as that, multiplies both. So a number,
+    or a gradient, that is dropped becomes -0 where it was negative and NaN where it was infinite; Keras makes both 0.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = False) -> tf.Tensor:

@@ -70,7 +70,7 @@ class Architecture:
             image_size: side of the images; None: the model takes images of any height and width.
             classes: number of outputs.
             precision: one of PRECISIONS.
-            fused: with the layers of FASTER in place of Keras'.
+            fused: with the layers of FASTER in place of Keras', in the backbone.
 
         Raises:
             UserError: the image size does not suit the backbone, the weights do not fit, or the precision is to be
@@ -89,6 +89,8 @@ class Architecture:
             inputs = keras.Input((image_size, image_size, 3), dtype="float32")
             with numbered_from_zero():
                 backbone = self._backbone(image_size)
+            if fused:
+                fuse(backbone)
             if self.features is not None:
                 backbone = feature_map.up_to(backbone, self.features, where="gin binding model.features")
             with numbered_from_zero():
@@ -105,8 +107,6 @@ class Architecture:
                     expected="batch normalisation as a layer of its own",
                     do="call the layers one by one instead of a model or layer that holds them",
                 )
-        if fused:
-            fuse(model)
         draw_by_replica(model)
         loaded = self.load(backbone)
         return Network(model, backbone, _named_variables(model, backbone), loaded)

@@ -86,14 +86,18 @@ def test_two_values_are_measured_in_turn_in_processes_of_their_own(monkeypatch):
             self._rates = rates
 
         def expected(self):
-            return {"rates": {"step alone": self._rates}, "environment": {}, "config_hash": ""}
+            rates = {"step alone": self._rates}
+            return {"rates": rates, "environment": {}, "config_hash": "", "faults": ["traced 2 times"]}
 
     def run(part, settings, **change):
         asked.append((part, change))
         return Done(windows(100 if "1" in str(change) else 200, seed=len(asked)))
 
     monkeypatch.setattr(comparison.trials, "run", run)
-    [row] = compare("train.window=1,20").figures["rows"]
+    found = compare("train.window=1,20")
+    [row] = found.figures["rows"]
+    names = [f"train.window = {value}, process {turn}" for value in (1, 20) for turn in (1, 2)]
+    assert found.faults == [f"{name}: traced 2 times" for name in names]
     bindings = [change["bindings"] for _, change in asked]
     assert bindings == [["train.window = 1"], ["train.window = 20"]] * 2 and {part for part, _ in asked} == {"rates"}
     assert row["windows"] == [40, 40] and row["beyond_noise"]

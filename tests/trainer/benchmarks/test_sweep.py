@@ -84,7 +84,7 @@ def machine(tried, kind, *, threads="None"):
         speed = batch * (2 if "mixed_bfloat16" in now["precision"] else 1) * (3 if "always" in now["xla"] else 1)
         speed *= 1 if now["threads"] == threads else 0.5
         speeds = {name: {"median": float(speed)} for name in ("both together", "step alone", "input alone")}
-        facts = {"environment": {"device_kind": kind}, "title": "t", "rates": {"both together": [1.0]}}
+        facts = {"environment": {"device_kind": kind}, "title": "t", "rates": {"both together": [1.0]}, "faults": []}
         peaks = {"host_peak": 1, "device_peak": None, "trace_seconds": 1.0, "compile_seconds": 1.0}
         return Outcome({"images_per_second": speeds, **facts, **peaks}, 0, "")
 

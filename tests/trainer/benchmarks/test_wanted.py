@@ -34,7 +34,7 @@ def measured(monkeypatch):
 
     def run(part, settings, **_):
         asked.append((part, *settings.gin_file))
-        found = {"rates": {"a": [1.0]}} | DOCUMENTS[part] | {"environment": {"cores": 2}}
+        found = {"rates": {"a": [1.0]}, "faults": []} | DOCUMENTS[part] | {"environment": {"cores": 2}}
         return trials.Outcome(found | ({"rates": {}} if part == "rates" else {}), 0, "")
 
     monkeypatch.setattr(trials, "run", run)
@@ -66,6 +66,27 @@ def test_some_rows_alone_need_no_photos(measured):
     result = wanted.run(Settings(only=("saving", "tiny")), Console())
     assert [row["part"] for row in result.figures["rows"]] == ["loop", "saving"] and not result.faults
     assert measured == [("loop", wanted.TINY), ("saving", "configs/saving.gin")]
+
+
+def test_what_varies_most_has_more_turns_and_a_function_traced_twice_is_a_fault(measured, monkeypatch):
+    run, turns = trials.run, []
+
+    def traced_twice(part, settings, **more):
+        turns.append(settings.repeats)
+        outcome = run(part, settings, **more)
+        return trials.Outcome(outcome.document | {"faults": ["traced 2 times"]}, 0, "")
+
+    monkeypatch.setattr(trials, "run", traced_twice)
+    # A fault of saving is its figure, which is judged here.
+    result = wanted.run(Settings(only=("saving", "tiny")), Console())
+    assert list(result.faults) == ["loop configs/benchmark_tiny.gin: traced 2 times"]
+    wanted.run(Settings(only=("tiny",), repeats=20), Console())
+    assert turns == [9, 5, 20]
+
+
+def test_the_efficiency_of_replicas_is_asked_of_one_program():
+    [scaling] = (wanted.gpu_command(*how) for _, *how in wanted.GPU if "scaling" in how[0])
+    assert "auto" not in scaling and "mixed_float16" in scaling
 
 
 def test_what_cannot_be_measured_is_told_before_anything_is(measured, complaint):
@@ -102,7 +123,7 @@ def test_each_number_of_replicas_is_a_process_with_its_batch(monkeypatch, small)
         asked.append((*bindings, devices))
         count = int(devices.split(":")[1])
         facts = {"title": "t", "rates": {"both together": [1.0]}, "environment": {"device_kind": "CPU", "cores": 2}}
-        return trials.Outcome(document(100.0, count) | facts, 0, "")
+        return trials.Outcome(document(100.0, count) | facts | {"faults": ["traced 2 times"] * (count == 2)}, 0, "")
 
     monkeypatch.setattr(trials, "run", run)
     result = replicas.run(Settings(gin_file=(small,), devices="cpu", replicas=("2", "1")), Console())
@@ -111,6 +132,7 @@ def test_each_number_of_replicas_is_a_process_with_its_batch(monkeypatch, small)
     ]  # fmt: skip
     assert [row["efficiency"] for row in result.figures["rows"]] == [1.0, 0.5, 1.0, 0.5]
     assert "share the 2 cores" in result.sentences[0]
+    assert list(result.faults) == [f"{way}, 2 replicas: traced 2 times" for way in ("strong", "weak")]
 
 
 def test_devices_are_named_by_number_and_numbers_have_to_be_some(small, complaint):

@@ -26,8 +26,9 @@ def clock(monkeypatch):
 
 def test_what_an_input_pipeline_has_made_ready_is_not_counted(clock):
     contestants = {
-        # The first window is fed from buffers.
-        "fed": Contestant(run=clock(0.1, 1.0), images=100, fed=True),
+        # The first windows are fed from buffers: few large batches, or hundreds of small ones.
+        "large": Contestant(run=clock(*[0.6] * windows.LEAD, 1.0), images=100, batches=1),
+        "small": Contestant(run=clock(*[0.01] * 100, 1.0), images=100, batches=20),
         "alone": Contestant(run=clock(1.0), images=100),
     }
     rates = windows.in_turn(contestants, repeats=3, report=lambda told: None)

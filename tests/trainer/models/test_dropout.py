@@ -35,6 +35,13 @@ def test_outputs_gradients_and_seeds_are_those_of_keras(rate, noise_shape, dtype
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+def test_infinity_that_is_dropped_is_nan():
+    inputs = np.full(SHAPE, np.inf, np.float32)
+    theirs, ours = (kind(0.5, seed=3)(inputs, training=True) for kind in (keras.layers.Dropout, Dropout))
+    assert set(np.unique(theirs)) == {0.0, np.inf}
+    np.testing.assert_array_equal(np.isnan(ours), np.equal(theirs, 0))
+
+
 def test_all_can_be_dropped():
     assert not np.any(Dropout(1.0)(np.ones(SHAPE, np.float32), training=True))
 

@@ -7,11 +7,13 @@ import tensorflow as tf
 
 from trainer import devices
 from trainer.models import heads
+from trainer.models.dropout import Dropout
 from trainer.models.network import model
 from trainer.models.randomness import draw_by_replica
 
 KINDS = {
     "dropout": lambda: keras.layers.Dropout(0.5),
+    "masked": lambda: Dropout(0.5),
     "spatial": lambda: keras.layers.SpatialDropout2D(0.5),
     "noise": lambda: keras.layers.GaussianNoise(1.0),
 }
@@ -51,8 +53,14 @@ def test_draw_otherwise_on_each_replica_and_each_time_and_on_the_first_as_if_alo
     np.testing.assert_array_equal(further[0], drawn(4, KINDS[kind], times=3)[0][2])
 
 
-def test_draw_otherwise_on_each_replica_where_xla_compiles_the_step():
-    values, _ = drawn(2, KINDS["dropout"], xla=True)
+def test_our_dropout_drops_on_every_replica_what_that_of_keras_drops():
+    theirs, ours = (drawn(4, KINDS[kind])[0] for kind in ("dropout", "masked"))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "masked"])
+def test_draw_otherwise_on_each_replica_where_xla_compiles_the_step(kind):
+    values, _ = drawn(2, KINDS[kind], xla=True)
     assert len(np.unique(values.reshape(4, -1), axis=0)) == 4
 
 
