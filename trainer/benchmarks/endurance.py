@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -31,10 +32,12 @@ def run(settings: Settings, console: Console) -> Result:
         session = Watched(of_length(recipe, steps), workdir, every=every, **where)
         try:
             session.run()
+            facts = json.loads(workdir.environment.read_text())
         finally:
             workdir.disown()
     rows = [dataclasses.asdict(each) for each in session.samples]
-    return Result(figures={"samples": rows, "growth": growth(session.samples)}, faults=grown(session.samples))
+    figures = {"samples": rows, "growth": growth(session.samples)}
+    return Result(figures=figures, faults=grown(session.samples), environment=facts)
 
 
 def of_length(recipe: Recipe, steps: int) -> Recipe:

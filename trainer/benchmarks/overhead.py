@@ -50,7 +50,11 @@ def run(settings: Settings, console: Console) -> Result:
     figures = {"title": title, "rows": rows, "windows": calls, "steps_per_second": steps, "rates": speeds}
     sentences, faults = judged(rows, calls)
     return Result(
-        figures=figures, tables=[table(title, rows), windows_table(trivial)], sentences=sentences, faults=faults
+        figures=figures,
+        tables=[table(title, rows), windows_table(trivial)],
+        sentences=sentences,
+        faults=faults,
+        environment=subject.environment(),
     )
 
 

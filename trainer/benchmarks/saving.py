@@ -1,6 +1,7 @@
 """What saving costs: a session that saves in every other turn, and how fast it trains in either."""
 
 import dataclasses
+import json
 import statistics
 import tempfile
 import time
@@ -29,6 +30,7 @@ def run(settings: Settings, console: Console) -> Result:
         session = InTurns(of_length(recipe, (1 + 2 * repeats) * turn), workdir, turn=turn, **where)
         try:
             session.run()
+            facts = json.loads(workdir.environment.read_text())
             size = sum(path.stat().st_size for path in workdir.checkpoints.glob(f"ckpt-{session.step}.*"))
         finally:
             workdir.disown()
@@ -41,7 +43,7 @@ def run(settings: Settings, console: Console) -> Result:
         f"saving {title}: {rows[0]['ratio']:.3f} of the speed without ({range_of(rows[0])} over the rounds; "
         f"at least {WANTED} is wanted)"
     )
-    return Result(figures={"title": title, "rows": rows, "rates": rates}, sentences=told)
+    return Result(figures={"title": title, "rows": rows, "rates": rates}, sentences=told, environment=facts)
 
 
 class InTurns(Session):

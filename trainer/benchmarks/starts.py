@@ -14,6 +14,7 @@ from trainer.benchmarks.results import Result, Table
 from trainer.benchmarks.settings import Settings
 from trainer.benchmarks.windows import range_of, ratio
 from trainer.reports.console import Console
+from trainer.workdir import Workdir
 
 STEP = 1_000_000
 PROGRAM = "trainer.benchmarks.first_step"
@@ -43,6 +44,7 @@ def run(settings: Settings, console: Console) -> Result:
             spent[RESUMED].append(_started(settings, far))
             last = ", ".join(f"{name} {all_[-1]['total']:.2f} s" for name, all_ in spent.items())
             console.say(f"round {repeat + 1} of {settings.repeats}: {last}")
+        facts = json.loads(Workdir(str(far)).environment.read_text())
     medians = {name: {part: statistics.median(each[part] for each in all_) for part in PARTS}
                for name, all_ in spent.items()}  # fmt: skip
     totals = {name: [each["total"] for each in all_] for name, all_ in spent.items()}
@@ -50,6 +52,7 @@ def run(settings: Settings, console: Console) -> Result:
     start = [each["start"] for each in spent[FRESH]]
     cells = [(told, *(f"{medians[name][part]:.2f} s" for name in spent)) for part, told in PARTS.items()]
     return Result(
+        environment=facts,
         figures={
             "rows": [{"name": name, **seconds} for name, seconds in medians.items()],
             "seconds": spent,

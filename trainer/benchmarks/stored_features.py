@@ -14,7 +14,7 @@ from data.examples import Examples
 from data.frozen import Frozen
 from data.inspection import Inspection, inspect
 from data.splits import TEST
-from trainer import data_setup, devices, features, losses
+from trainer import data_setup, devices, features, launch, losses
 from trainer.benchmarks import augmentation, fit, inputs
 from trainer.benchmarks.results import Result
 from trainer.benchmarks.settings import Settings
@@ -24,6 +24,7 @@ from trainer.benchmarks.windows import ratio as ratio_of
 from trainer.evaluation import Evaluator
 from trainer.optimization.stages import plan
 from trainer.recipe import Recipe
+from trainer.reports import environment
 from trainer.reports.console import Console
 from trainer.state import TrainingState
 
@@ -57,7 +58,9 @@ def run(settings: Settings, console: Console) -> Result:
             if name == "head":
                 known = Bench(recipe, frozen, name=name, **where).accuracies(settings.epochs)
     told = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in known.items())
+    facts = environment.describe(strategy, project=launch.PROJECT, precision=recipe.precision)
     return Result(
+        environment=facts,
         figures={"rows": rows, "rates": rates, "accuracy": known},
         tables=[augmentation.times_as_fast(rows)],
         sentences=[f"test accuracy of the head after {settings.epochs} epochs of the same batches: {told}"],
