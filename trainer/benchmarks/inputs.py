@@ -1,6 +1,7 @@
 """What the input pipeline costs: images a second and processor time an image, against reading and decoding alone."""
 
 import dataclasses
+import functools
 import os
 import resource
 import statistics
@@ -22,7 +23,7 @@ from data.order import Order
 from trainer import data_setup, devices, launch
 from trainer.benchmarks.results import Result, Table
 from trainer.benchmarks.settings import Settings
-from trainer.benchmarks.windows import drain, range_of, ratio, wait_until_idle
+from trainer.benchmarks.windows import range_of, ratio, take, wait_until_idle
 from trainer.recipe import Recipe
 from trainer.rendering import training_policy
 from trainer.reports.console import Console
@@ -207,10 +208,12 @@ def costs(
     for repeat in range(repeats):
         for name, batches_of in contestants.items():
             wait_until_idle()
-            drain(lambda batches_of=batches_of: next(batches_of), batches=1)
+            one = functools.partial(next, batches_of)
+            take(one, batches=1)
             wall, cpu = time.perf_counter(), time.process_time()
-            _go_through(batches_of, batches[name])
-            spent, count = (time.perf_counter() - wall, time.process_time() - cpu), batches[name] * sizes[name]
+            # Small batches are made several at once: in a second the turns of that even out.
+            count = take(one, batches=1, least=batches[name]) * sizes[name]
+            spent = time.perf_counter() - wall, time.process_time() - cpu
             measured[name].append(Cost(*(seconds / count for seconds in spent)))
         last = ", ".join(f"{name} {all_[-1].cpu * 1e3:.2f} ms" for name, all_ in measured.items())
         report(f"round {repeat + 1} of {repeats}, processor time an image: {last}")

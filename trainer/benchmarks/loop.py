@@ -8,7 +8,7 @@ from trainer.benchmarks import fit, rates
 from trainer.benchmarks.results import Result, Table
 from trainer.benchmarks.settings import Settings
 from trainer.benchmarks.subject import Subject
-from trainer.benchmarks.windows import compare, drain, range_of, rounds_of, timed
+from trainer.benchmarks.windows import compare, range_of, rounds_of, take, timed
 from trainer.reports.console import Console
 
 ONWARD = "onward"
@@ -45,7 +45,7 @@ def against_fit(
             run()
 
     rounds = {ONWARD: several, **fit.peers(subject, windows=windows)}
-    leads = {ONWARD: lambda: drain(run, batches=subject.recipe.window)}
+    leads = {ONWARD: lambda: take(run, batches=subject.recipe.window)}
     timing = {"images": windows * subject.images, "repeats": repeats, "report": report, "leads": leads}
     measured = rounds_of(rounds, hopeless=HOPELESS, **timing)
     return measured, rates.faults({"traces": {ONWARD: traced.traces()}})

@@ -54,7 +54,7 @@ def in_turn(
         for name, contestant in contestants.items():
             wait_until_idle()
             if contestant.batches:
-                drain(contestant.run, batches=contestant.batches)
+                take(contestant.run, batches=contestant.batches)
             first = timed(contestant.run)
             more = int(np.clip(TURN_SECONDS / first, 1, MOST_IN_TURN)) - 1
             rates[name] += [contestant.images / each for each in (first, *(timed(contestant.run) for _ in range(more)))]
@@ -70,12 +70,20 @@ def timed(run: Round) -> float:
     return time.perf_counter() - began
 
 
-def drain(run: Round, *, batches: int) -> None:
-    """Runs what takes so many batches of an input pipeline until it has taken what lay there ready."""
+def take(run: Round, *, batches: int, least: int = LEAD) -> int:
+    """Runs what takes so many batches of an input pipeline until it has taken more than can lie there ready.
+
+    Args:
+        least: batches that it takes at least, for LEAD_SECONDS at least.
+
+    Returns:
+        how many it has taken.
+    """
     began, taken = time.perf_counter(), 0
-    while taken < LEAD or time.perf_counter() - began < LEAD_SECONDS:
+    while taken < least or time.perf_counter() - began < LEAD_SECONDS:
         run()
         taken += batches
+    return taken
 
 
 def wait_until_idle() -> None:
